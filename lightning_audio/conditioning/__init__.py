@@ -1,0 +1,1 @@
+"""What steers a model: attributes of a clip to vectors, their dropout in training, guidance by them."""
