@@ -1,0 +1,166 @@
+"""Shards of audio -> batches of segments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from datamodules.index import DatasetIndex
+from datamodules.shards import ShardReader
+from datamodules.stream import StreamDataModule
+from datamodules.transforms import OneDescription, Sample, Transform, collate_audio, crop_start
+from lightning_audio.audio import convert, open_audio, read_samples
+from lightning_audio.batch import AudioBatch
+
+# Below this peak (-80 dBFS) a segment is silence, dither or not.
+_SILENCE = 1e-4
+
+
+class AudioSource:
+    """Segments of one split (see `AudioDataModule`); only the segment is decoded, not the clip."""
+
+    def __init__(
+        self,
+        index: DatasetIndex,
+        *,
+        sample_rate: int,
+        channels: int,
+        segment_duration: float | None,
+        min_segment_ratio: float,
+        allow_silence: bool,
+        transforms: Sequence[Transform],
+    ) -> None:
+        self.index = index
+        self.counts = index.counts
+        self.reader = ShardReader(index.folder)
+        self.sample_rate = sample_rate
+        self.channels = channels
+        self.segment_duration = segment_duration
+        self.min_segment_ratio = min_segment_ratio
+        self.allow_silence = allow_silence
+        self.transforms = transforms
+
+    def load(self, shard: int, nth: int, rng: np.random.Generator) -> Sample:
+        info, index, sample = (
+            self.index.info.shards[shard],
+            self.index.shard(shard),
+            self.index.sample(shard, nth),
+        )
+        part = index.audio_part(sample)
+        if part is None:
+            raise ValueError("has no audio")
+        start, count = self._segment(index, sample, rng)
+        with open_audio(self.reader.open(info, index, sample, part)) as file:
+            if file.samplerate != index.sample_rates[sample]:
+                raise ValueError(f"is {file.samplerate} Hz, its index says {index.sample_rates[sample]} Hz")
+            samples = read_samples(file, start, count)  # [L, C]
+        if len(samples) < count:
+            raise ValueError(f"is cut: {len(samples)} of {count} samples from {start} on")
+        wav = self._converted(samples.T, int(index.sample_rates[sample]))
+        peak = np.abs(wav).max(initial=0.0)
+        if not np.isfinite(peak):
+            raise ValueError("has NaN or infinite samples")
+        if peak < _SILENCE and not self.allow_silence:
+            raise ValueError(f"is silent from {start / index.sample_rates[sample]:.2f} s on")
+        loaded = Sample(index.keys[sample], self.reader.attributes(info, index, sample), wav=wav)
+        for transform in self.transforms:
+            loaded = transform(loaded, rng)
+        return loaded
+
+    def _segment(self, index: Any, sample: int, rng: np.random.Generator) -> tuple[int, int]:
+        """(start, count) in samples of the file."""
+        length, rate = int(index.num_samples[sample]), int(index.sample_rates[sample])
+        if self.segment_duration is None:
+            return 0, length
+        segment = round(self.segment_duration * rate)
+        start = crop_start(rng, length, segment, self.min_segment_ratio)
+        return start, min(segment, length - start)
+
+    def _converted(self, wav: np.ndarray, rate: int) -> np.ndarray:
+        """[C, L] at the file's rate and channels -> [C, L] at ours, never longer than a segment."""
+        if rate == self.sample_rate and len(wav) == self.channels:
+            return wav
+        converted = convert(
+            torch.from_numpy(np.ascontiguousarray(wav)), rate, self.sample_rate, self.channels
+        ).numpy()
+        if self.segment_duration is not None:
+            converted = converted[:, : round(self.segment_duration * self.sample_rate)]
+        return converted
+
+    def name(self, shard: int, nth: int) -> tuple[str, str]:
+        return self.index.info.shards[shard].name, self.index.shard(shard).keys[self.index.sample(shard, nth)]
+
+    def collate(self, samples: Sequence[Sample]) -> AudioBatch:
+        length = None if self.segment_duration is None else round(self.segment_duration * self.sample_rate)
+        return collate_audio(samples, sample_rate=self.sample_rate, num_samples=length)
+
+
+class AudioDataModule(StreamDataModule):
+    """Batches of waveforms: random segments for training, always the same ones for validation and test.
+
+    sample_rate (Hz): shards of another rate are refused, unless `resample`, which converts each segment as
+    it is read.
+    channels: of the batch; mono is the mean, mono audio is repeated.
+    segment_duration: s; None gives whole clips, padded to the longest of the batch.
+    min_segment_ratio: training segments have at least this share of audio before the padding; clips too
+    short for
+        that are not used. Validation and test use every clip.
+    allow_silence: False: a segment under -80 dBFS is replaced by another clip's.
+    transforms: of training samples, after the choice of one description.
+    Other arguments: `StreamDataModule`.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        sample_rate: int,
+        channels: int = 1,
+        segment_duration: float | None = 1.0,
+        min_segment_ratio: float = 1.0,
+        resample: bool = False,
+        allow_silence: bool = True,
+        transforms: Sequence[Transform] = (),
+        **stream: Any,
+    ) -> None:
+        super().__init__(path, **stream)
+        if segment_duration is not None and segment_duration * sample_rate < 1:
+            raise ValueError(f"a segment of {segment_duration} s has no samples at {sample_rate} Hz")
+        if not 0 < min_segment_ratio <= 1:
+            raise ValueError(f"min_segment_ratio must be in (0, 1], got {min_segment_ratio}")
+        self.sample_rate = sample_rate
+        self.channels = channels
+        self.segment_duration = segment_duration
+        self.min_segment_ratio = min_segment_ratio
+        self.resample = resample
+        self.allow_silence = allow_silence
+        self.transforms = list(transforms)
+
+    def setup(self, stage: str | None = None) -> None:
+        super().setup(stage)
+        self._check(self.train_split)
+
+    def source(self, split: str, *, training: bool) -> AudioSource:
+        self._check(split)
+        shortest = self.min_segment_ratio * (self.segment_duration or 0.0) if training else 0.0
+        return AudioSource(
+            self._open(split, shortest),
+            sample_rate=self.sample_rate,
+            channels=self.channels,
+            segment_duration=self.segment_duration,
+            min_segment_ratio=self.min_segment_ratio if training else 1.0,
+            allow_silence=self.allow_silence or not training,
+            transforms=[OneDescription(), *(self.transforms if training else ())],
+        )
+
+    def _check(self, split: str) -> None:
+        rates = [rate for rate in self.info(split).sample_rates if rate != self.sample_rate]
+        if rates and not self.resample:
+            raise ValueError(
+                f"shards of {self.path} are {rates[0]} Hz, the data module wants {self.sample_rate} Hz: "
+                "make them at that rate, or set resample=True"
+            )

@@ -1,0 +1,117 @@
+"""Random access to the parts of samples in tar shards. Nothing that is read can run code or choose a path."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from sharding.schema import ATTRIBUTES_PART, ShardIndex, ShardInfo
+
+# Parts up to this size are read at once; of longer ones only what the decoder asks for.
+_WHOLE = 1 << 20
+_READ_AHEAD = 1 << 17
+_MAX_ATTRIBUTES = 1 << 22
+
+
+class ShardReader:
+    """Reads parts of the shards in `folder`, with at most `max_open` files open; pickles without them.
+
+    max_part_bytes: what is larger is refused.
+    """
+
+    def __init__(self, folder: Path, *, max_open: int = 64, max_part_bytes: int = 1 << 31) -> None:
+        self.folder = folder
+        self.max_open = max_open
+        self.max_part_bytes = max_part_bytes
+        self._files: OrderedDict[str, tuple[int, int]] = OrderedDict()
+
+    def read(self, shard: ShardInfo, index: ShardIndex, sample: int, part: str) -> bytes:
+        """All bytes of a part; ValueError where it is absent, too large or past the end of the tar."""
+        file, offset, size = self._span(shard, index, sample, part)
+        data = os.pread(file, size, offset)
+        if len(data) < size:
+            raise ValueError(f".{part} is cut: {len(data)} of {size} bytes")
+        return data
+
+    def open(self, shard: ShardInfo, index: ShardIndex, sample: int, part: str) -> BinaryIO:
+        """A part as a file to read from; use it before the next call."""
+        file, offset, size = self._span(shard, index, sample, part)
+        if size <= _WHOLE:
+            return io.BytesIO(self.read(shard, index, sample, part))
+        return io.BufferedReader(_Span(file, offset, size), _READ_AHEAD)
+
+    def attributes(self, shard: ShardInfo, index: ShardIndex, sample: int) -> dict[str, Any]:
+        """The sample's attributes."""
+        size = int(index.parts[ATTRIBUTES_PART][sample, 1]) if ATTRIBUTES_PART in index.parts else -1
+        if size > _MAX_ATTRIBUTES:
+            raise ValueError(f"attributes have {size} bytes, more than {_MAX_ATTRIBUTES}")
+        try:
+            values = json.loads(self.read(shard, index, sample, ATTRIBUTES_PART))
+        except RecursionError as error:
+            raise ValueError("attributes are nested too deeply") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"attributes are a {type(values).__name__}, not an object")
+        return values
+
+    def close(self) -> None:
+        while self._files:
+            os.close(self._files.popitem()[1][0])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": OrderedDict()}
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _span(self, shard: ShardInfo, index: ShardIndex, sample: int, part: str) -> tuple[int, int, int]:
+        """(file descriptor, offset, size), checked against the file: an index can be wrong or hostile."""
+        offset, size = index.parts[part][sample].tolist() if part in index.parts else (0, -1)
+        if size < 0:
+            raise ValueError(f"has no .{part}")
+        if size > self.max_part_bytes:
+            raise ValueError(f".{part} has {size} bytes, more than {self.max_part_bytes}")
+        file, length = self._open(shard.name)
+        if offset < 0 or offset + size > length:
+            raise ValueError(f".{part} lies at {offset} to {offset + size}, {shard.name} has {length} bytes")
+        return file, offset, size
+
+    def _open(self, name: str) -> tuple[int, int]:
+        if name in self._files:
+            self._files.move_to_end(name)
+            return self._files[name]
+        while len(self._files) >= self.max_open:
+            os.close(self._files.popitem(last=False)[1][0])
+        file = os.open(self.folder / name, os.O_RDONLY | os.O_CLOEXEC)
+        self._files[name] = (file, os.fstat(file).st_size)
+        return self._files[name]
+
+
+class _Span(io.RawIOBase):
+    """A stretch of an open file as a file; reads by position, so that it may be shared after a fork."""
+
+    def __init__(self, file: int, offset: int, size: int) -> None:
+        self._file, self._offset, self._size, self._place = file, offset, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
+        self._place = max(0, base + offset)
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")[: max(0, self._size - self._place)]
+        count = os.preadv(self._file, [view], self._offset + self._place) if len(view) else 0
+        self._place += count
+        return count

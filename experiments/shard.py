@@ -1,0 +1,79 @@
+"""Cut audio into tar shards."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from experiments.progress import progress_report
+from sharding.schema import SKIPPED_FILE, SPLITS
+from sharding.sources import find_clips
+from sharding.write import ShardReport, write_shards
+
+EXAMPLE = """\
+examples:
+  lightning-audio shard my_music shards                          # sidecar .json files are read where there are any
+  lightning-audio shard my_music shards --captions captions.csv  # columns: file, description, anything else
+  lightning-audio shard data.jsonl.gz shards --sample-rate 32000 --channels 1
+  lightning-audio shard sounds shards --caption-from folder --group-pattern '^[0-9]+-[0-9]+'"""
+
+
+def _fractions(text: str) -> dict[str, float]:
+    values = [float(part) for part in text.split(",")]
+    if len(values) != len(SPLITS) or abs(sum(values) - 1) > 1e-6:
+        raise argparse.ArgumentTypeError(f"give {len(SPLITS)} fractions that sum to 1, as in 0.9,0.05,0.05")
+    return dict(zip(SPLITS, values, strict=True))
+
+
+def print_report(report: ShardReport) -> None:
+    """What was written, split by split, and what was left out with its reason."""
+    for name, info in report.splits.items():
+        rates = ", ".join(f"{rate} Hz" for rate in info.sample_rates)
+        print(f"{name}: {info.num_samples} clips, {info.duration / 60:.1f} min, {len(info.shards)} shards, {rates}")
+    for skipped in report.skipped[:10]:
+        print(f"skipped {skipped.name}: {skipped.reason}")
+    if len(report.skipped) > 10:
+        print(f"... and {len(report.skipped) - 10} more")
+    if report.skipped:
+        print(f"{len(report.skipped)} files skipped; all are listed in {report.folder}/*/{SKIPPED_FILE}")
+    print(f"written: {report.folder}")
+
+
+def main(arguments: list[str]) -> None:
+    """The verb `shard`."""
+    parser = argparse.ArgumentParser(
+        prog="lightning-audio shard",
+        description="Cut audio into tar shards with an index, split into train, valid and test.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", type=Path, help="a folder of audio, a captions table, or an AudioCraft manifest")
+    parser.add_argument("out", type=Path, help="folder for the dataset")
+    parser.add_argument("--captions", type=Path, help="a .csv, .tsv or .jsonl table that names files in the folder")
+    parser.add_argument("--caption-from", choices=["folder", "file"], help="captions out of names, if there are none")
+    parser.add_argument("--sample-rate", type=int, metavar="HZ", help="re-encode to this rate as FLAC (default: keep)")
+    parser.add_argument("--channels", type=int, help="re-encode to this many channels as FLAC (default: keep)")
+    parser.add_argument("--fractions", type=_fractions, metavar="T,V,E", help="of train, valid, test (0.9,0.05,0.05)")
+    parser.add_argument("--group", help="attribute that must not be in two splits, such as artist")
+    parser.add_argument("--group-pattern", help="the same, by a regular expression on the file's name")
+    parser.add_argument("--samples-per-shard", type=int, default=1000)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--overwrite", action="store_true", help="replace a dataset that is already there")
+    options = parser.parse_args(arguments)
+    clips = find_clips(options.source, captions=options.captions, caption_from=options.caption_from)
+    with progress_report("sharding") as progress:
+        report = write_shards(
+            clips,
+            options.out,
+            sample_rate=options.sample_rate,
+            channels=options.channels,
+            **({"fractions": options.fractions} if options.fractions else {}),
+            group=options.group,
+            group_pattern=options.group_pattern,
+            samples_per_shard=options.samples_per_shard,
+            workers=options.workers,
+            overwrite=options.overwrite,
+            progress=progress,
+        )
+    print_report(report)

@@ -1,0 +1,289 @@
+"""Audio in and out: read, write, resample, channels, level. Waveforms are float32 [C, L] in [-1, 1]."""
+
+from __future__ import annotations
+
+import functools
+import io
+import math
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import julius
+import numpy as np
+import soundfile
+import torch
+from scipy.signal import lfilter
+from torch import Tensor
+
+SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif")
+"""File names that are taken for audio, in lower case."""
+
+Source = str | Path | bytes | BinaryIO
+
+# The suffix decides; libsndfile calls Opus a subtype of Ogg and would write Vorbis for it.
+_FORMATS = {
+    ".wav": ("WAV", None),
+    ".flac": ("FLAC", None),
+    ".ogg": ("OGG", "VORBIS"),
+    ".opus": ("OGG", "OPUS"),
+    ".mp3": ("MP3", None),
+    ".aiff": ("AIFF", None),
+    ".aif": ("AIFF", None),
+}
+_FLOAT_SUBTYPES = ("FLOAT", "DOUBLE")
+# libsndfile's Vorbis encoder puts a whole write on the stack and overflows it on long audio.
+_WRITE_BLOCK = 1 << 16
+_MAX_KERNEL = 1 << 26
+# Streamed FLAC states no length and hostile files lie: beyond this the length is found by decoding.
+_UNBELIEVABLE = 1 << 27
+_READ_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What the header says: sample_rate (Hz), channels, num_samples (per channel)."""
+
+    sample_rate: int
+    channels: int
+    num_samples: int
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return self.num_samples / self.sample_rate
+
+
+def open_audio(source: Source) -> soundfile.SoundFile:
+    """An open decoder; ValueError with the reason where it cannot be opened."""
+    if isinstance(source, str | Path) and not Path(source).is_file():
+        raise FileNotFoundError(f"no audio file at {source}")
+    name = str(source) if isinstance(source, str | Path) else "audio data"
+    file: BinaryIO | str = io.BytesIO(source) if isinstance(source, bytes) else source  # type: ignore[assignment]
+    try:
+        return soundfile.SoundFile(file)
+    except (soundfile.LibsndfileError, TypeError) as error:
+        raise ValueError(f"{name} is no audio that can be read: {_reason(error)}") from error
+
+
+def info(source: Source) -> AudioInfo:
+    """Sample rate, channels and length, from the header alone."""
+    with open_audio(source) as file:
+        return AudioInfo(file.samplerate, file.channels, file.frames)
+
+
+def read(source: Source, *, start: float = 0.0, duration: float | None = None) -> tuple[Tensor, int]:
+    """The waveform [C, L] from `start` (s) for `duration` (s; None: to the end), and its sample rate (Hz).
+
+    Sample-exact in every format. Shorter than asked where the file ends before.
+    """
+    with open_audio(source) as file:
+        rate = file.samplerate
+        count = -1 if duration is None else round(duration * rate)
+        samples = read_samples(file, round(start * rate), count)
+    return torch.from_numpy(np.ascontiguousarray(samples.T)), rate
+
+
+def read_samples(file: soundfile.SoundFile, start: int, count: int = -1) -> np.ndarray:
+    """`count` samples from sample `start` (-1: to the end), as decoded: float32 [L, C], interleaved."""
+    if start < 0:
+        raise ValueError(f"cannot read from sample {start}: before the beginning")
+    if start >= file.frames:
+        return np.zeros((0, file.channels), np.float32)
+    try:
+        if start:
+            file.seek(start)
+        if count >= 0 or file.frames < _UNBELIEVABLE:
+            return file.read(count, dtype="float32", always_2d=True)
+        return np.concatenate(list(file.blocks(_READ_BLOCK, dtype="float32", always_2d=True)))
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"audio cannot be decoded at sample {start}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "error_string", error)).strip().rstrip(".")
+
+
+def encode(
+    wav: Tensor,
+    sample_rate: int,
+    *,
+    suffix: str = ".flac",
+    subtype: str | None = None,
+    level: float | None = None,
+) -> bytes:
+    """The bytes of an audio file.  wav [C, L].
+
+    suffix: chooses the format.  subtype: of libsndfile, e.g. "PCM_16", "PCM_24", "FLOAT".
+    level: compression level in [0, 1] where the format has one.
+    Values outside [-1, 1] are clipped (only float WAV could hold them); NaN and infinity are refused.
+    """
+    if suffix.lower() not in _FORMATS:
+        raise ValueError(f"cannot write {suffix!r} audio; known are {', '.join(_FORMATS)}")
+    if wav.dim() != 2 or not 1 <= wav.shape[0] <= 255:
+        raise ValueError(f"audio to write must be [C, L], got {list(wav.shape)}")
+    samples = wav.detach().to("cpu", torch.float32)
+    if not torch.isfinite(samples).all():
+        raise ValueError("audio to write has NaN or infinite values")
+    file_format, default_subtype = _FORMATS[suffix.lower()]
+    if subtype not in _FLOAT_SUBTYPES:
+        samples = samples.clamp(-1.0, 1.0)
+    interleaved = np.ascontiguousarray(samples.numpy().T)
+    buffer = io.BytesIO()
+    try:
+        with soundfile.SoundFile(
+            buffer,
+            "w",
+            samplerate=sample_rate,
+            channels=wav.shape[0],
+            format=file_format,
+            subtype=subtype or default_subtype,
+            compression_level=level,
+        ) as file:
+            for start in range(0, len(interleaved), _WRITE_BLOCK):
+                file.write(interleaved[start : start + _WRITE_BLOCK])
+    except (soundfile.LibsndfileError, ValueError) as error:
+        what = f"{suffix} {subtype or ''}".strip()
+        raise ValueError(
+            f"cannot write {what} at {sample_rate} Hz, {wav.shape[0]} ch: {_reason(error)}"
+        ) from error
+    return buffer.getvalue()
+
+
+def write(path: str | Path, wav: Tensor, sample_rate: int, *, subtype: str | None = None) -> None:
+    """Write [C, L] in the format of the path's suffix, whole or not at all (see `encode`)."""
+    path = Path(path)
+    data = encode(wav, sample_rate, suffix=path.suffix, subtype=subtype)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@functools.lru_cache(maxsize=32)
+def _resampler(old: int, new: int, device: torch.device, dtype: torch.dtype) -> julius.ResampleFrac:
+    if old * new > _MAX_KERNEL:
+        raise ValueError(f"cannot resample: the ratio {old}/{new} does not reduce to small numbers")
+    return julius.ResampleFrac(old, new).to(device, dtype)
+
+
+def resample(wav: Tensor, from_rate: int, to_rate: int) -> Tensor:
+    """The same audio at another rate (Hz), by windowed sinc.  [..., L] -> [..., about L · to / from]."""
+    if from_rate <= 0 or to_rate <= 0:
+        raise ValueError(f"sample rates must be positive, got {from_rate} Hz and {to_rate} Hz")
+    if from_rate == to_rate:
+        return wav
+    common = math.gcd(from_rate, to_rate)
+    return _resampler(from_rate // common, to_rate // common, wav.device, wav.dtype)(wav)
+
+
+def convert_channels(wav: Tensor, channels: int) -> Tensor:
+    """[..., C, L] -> [..., channels, L]: mean to mono, mono repeated, or the first channels of more."""
+    present = wav.shape[-2]
+    if present == channels:
+        return wav
+    if channels == 1:
+        return wav.mean(dim=-2, keepdim=True)
+    if present == 1:
+        return wav.expand(*wav.shape[:-2], channels, wav.shape[-1])
+    if present > channels:
+        return wav[..., :channels, :]
+    raise ValueError(f"cannot make {channels} channels from {present}")
+
+
+def convert(wav: Tensor, from_rate: int, to_rate: int, channels: int) -> Tensor:
+    """[..., C, L] at `from_rate` (Hz) -> [..., channels, L'] at `to_rate` (Hz)."""
+    if wav.shape[-2] > channels:  # fewer channels first: less to resample
+        wav = convert_channels(wav, channels)
+    return convert_channels(resample(wav, from_rate, to_rate), channels)
+
+
+def normalize_peak(wav: Tensor, *, peak: float = -1.0, only_down: bool = False) -> Tensor:
+    """Scaled to have its largest sample at `peak` (dBFS); `only_down` leaves quieter audio as it is."""
+    gain = 10 ** (peak / 20) / wav.abs().max().clamp_min(1e-12)
+    return wav * gain.clamp(max=1.0) if only_down else wav * gain
+
+
+def normalize_rms(wav: Tensor, *, rms: float = -18.0, peak: float = -1.0, only_down: bool = False) -> Tensor:
+    """Scaled so that the RMS of the mono mix is `rms` (dBFS), then clipped at `peak` (dBFS).  [C, L]"""
+    gain = 10 ** (rms / 20) / wav.mean(dim=-2).pow(2).mean().sqrt().clamp_min(1e-12)
+    return clip(wav * gain.clamp(max=1.0) if only_down else wav * gain, peak=peak)
+
+
+def normalize_loudness(
+    wav: Tensor,
+    sample_rate: int,
+    *,
+    loudness: float = -14.0,
+    compress: bool = False,
+    peak: float | None = -1.0,
+) -> Tensor:
+    """[C, L] scaled to `loudness` (LUFS), limited by tanh if `compress`, clipped at `peak` (dBFS; None: not).
+
+    Audio with an RMS under 0.002 is nearly silence and would only have its noise raised: not scaled.
+    """
+    measured = integrated_loudness(wav, sample_rate) if wav.pow(2).mean().sqrt() >= 2e-3 else -math.inf
+    if measured > -math.inf:
+        wav = wav * 10 ** ((loudness - measured) / 20)
+        wav = torch.tanh(wav) if compress else wav
+    return wav if peak is None else clip(wav, peak=peak)
+
+
+def clip(wav: Tensor, *, peak: float = -1.0) -> Tensor:
+    """Limited hard to ± `peak` (dBFS)."""
+    limit = 10 ** (peak / 20)
+    return wav.clamp(-limit, limit)
+
+
+def integrated_loudness(wav: Tensor, sample_rate: int) -> float:
+    """Gated loudness (LUFS) of [C, L], C <= 5, by ITU-R BS.1770-4; -inf if every block is under -70 LUFS.
+
+    Two things are torchaudio's, so that our levels are AudioCraft's: the filters (shelf +4 dB at 1500 Hz,
+    high pass at 38 Hz; the standard's tables for 48 kHz amount to 1682 Hz and 38.1 Hz), and that each
+    filter's output is limited to [-1, 1], so that very hot audio reads some tenths of a LU too soft.
+    Audio shorter than a block of 0.4 s is measured as one block.
+    """
+    if wav.shape[0] > 5:
+        raise ValueError(f"loudness is defined for up to 5 channels, got {wav.shape[0]}")
+    if wav.shape[-1] == 0:
+        return -math.inf
+    block, hop = min(round(0.4 * sample_rate), wav.shape[-1]), round(0.1 * sample_rate)
+    samples = wav.detach().to("cpu", torch.float64).numpy()
+    for b, a in (_high_shelf(sample_rate, 1500.0, 4.0, 0.5**0.5), _high_pass(sample_rate, 38.0, 0.5)):
+        samples = np.clip(lfilter(b, a, samples, axis=-1), -1.0, 1.0)
+    totals = np.concatenate([np.zeros((len(samples), 1)), np.cumsum(samples**2, axis=-1)], axis=-1)
+    starts = np.arange(0, samples.shape[-1] - block + 1, hop)
+    energy = (totals[:, starts + block] - totals[:, starts]) / block  # [C, blocks]
+    weights = np.array([1.0, 1.0, 1.0, 1.41, 1.41])[: len(samples), None]
+    power = (weights * energy).sum(axis=0)
+    gate = 10 ** ((-70.0 + 0.691) / 10)
+    if not (power > gate).any():
+        return -math.inf
+    gate = max(gate, 0.1 * power[power > gate].mean())  # the second gate is 10 LU under the first's result
+    return float(-0.691 + 10 * np.log10(power[power > gate].mean()))
+
+
+def _high_shelf(rate: int, frequency: float, gain: float, q: float) -> tuple[np.ndarray, np.ndarray]:
+    """Biquad of the Audio EQ Cookbook (Bristow-Johnson); gain in dB."""
+    w, amplitude = 2 * math.pi * frequency / rate, 10 ** (gain / 40)
+    cos, root = math.cos(w), 2 * math.sqrt(amplitude) * math.sin(w) / (2 * q)
+    up, down = amplitude + 1, amplitude - 1
+    b = np.array([up + down * cos + root, -2 * (down + up * cos), up + down * cos - root]) * amplitude
+    a = np.array([up - down * cos + root, 2 * (down - up * cos), up - down * cos - root])
+    return b / a[0], a / a[0]
+
+
+def _high_pass(rate: int, frequency: float, q: float) -> tuple[np.ndarray, np.ndarray]:
+    w = 2 * math.pi * frequency / rate
+    cos, alpha = math.cos(w), math.sin(w) / (2 * q)
+    b = np.array([(1 + cos) / 2, -(1 + cos), (1 + cos) / 2])
+    a = np.array([1 + alpha, -2 * cos, 1 - alpha])
+    return b / a[0], a / a[0]

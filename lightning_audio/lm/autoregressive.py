@@ -1,0 +1,155 @@
+"""Codes step by step: feed what is there, draw the next step's codes, write them down where nothing stood yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from lightning_audio.batch import Attributes
+from lightning_audio.conditioning.base import FusedConditions
+from lightning_audio.conditioning.dropout import drop_all
+from lightning_audio.conditioning.guidance import guided_logits, with_null
+from lightning_audio.layers.transformer import KVCache
+from lightning_audio.lm.sampling import Sampler
+from lightning_audio.lm.token_lm import TokenLM
+
+Progress = Callable[[int, int], None]
+"""Called with the number of steps done and of all steps."""
+
+UNKNOWN = -1
+
+
+def guidance_passes(
+    lm: TokenLM, attributes: Sequence[Attributes], *, cfg_coef: float, two_step: bool, length: int | None = None
+) -> list[FusedConditions]:
+    """What each pass through the model is conditioned on: [cond; null] in one, or cond and null in two.
+
+    One pass of the attributes alone where there is nothing to guide: cfg_coef 1, or no attribute that counts.
+    """
+    known = lm.conditioning.conditioners
+    has_any = any(item.get(name) not in (None, "") for item in attributes for name in known)
+    if cfg_coef == 1.0 or not has_any:
+        return [lm.conditioning(attributes, length=length)]
+    if two_step:
+        return [lm.conditioning(items, length=length) for items in (attributes, drop_all(attributes))]
+    return [lm.conditioning(with_null(attributes), length=length)]
+
+
+class Decoding:
+    """One run of the model over a batch: the sequence as far as it is known, and how to go on.
+
+    sequence: [B, K, S], `UNKNOWN` where a code is yet to come.   steps: [K, T], where each code stands in it.
+    """
+
+    @torch.inference_mode()
+    def __init__(
+        self,
+        lm: TokenLM,
+        attributes: Sequence[Attributes],
+        *,
+        num_frames: int,
+        sampler: Sampler,
+        cfg_coef: float = 1.0,
+        two_step_cfg: bool = False,
+        prompt: Tensor | None = None,
+        first_frame: int = 0,
+    ) -> None:
+        """prompt [B, K, T']: codes of the first frames.   first_frame: where this run stands in a longer clip."""
+        if not lm.pattern.has_start:
+            raise ValueError("this model has no start token: it does not generate step by step")
+        prompt_frames = 0 if prompt is None else prompt.shape[-1]
+        if prompt_frames >= num_frames:
+            raise ValueError(f"the prompt has {prompt_frames} frames, and {num_frames} in all were asked for")
+        self.lm, self.sampler, self.num_frames = lm, sampler, num_frames
+        device = lm.heads.weight.device
+        codes = torch.full(
+            (len(attributes), lm.num_codebooks, num_frames), UNKNOWN, dtype=torch.long, device=device
+        )
+        if prompt is not None:
+            codes[..., :prompt_frames] = prompt
+        self.steps = lm.pattern.steps(num_frames)
+        self.last_step = int(self.steps.max())
+        self.next_step = int(self.steps[:, prompt_frames].min())
+        self.sequence = lm.pattern.build(codes, lm.special, self.last_step + 1)
+        frames = torch.arange(num_frames).expand_as(self.steps) + first_frame
+        self.frames = torch.zeros(lm.num_codebooks, self.last_step + 1, dtype=torch.long)
+        self.frames = self.frames.scatter(1, self.steps, frames).to(device)  # [K, S]: the frame at each step
+        passes = guidance_passes(
+            lm, attributes, cfg_coef=cfg_coef, two_step=two_step_cfg, length=self.last_step + 1
+        )
+        rows = [_rows(conditions) or len(attributes) for conditions in passes]
+        self.guided = sum(rows) > len(attributes)
+        self.cfg_coef = cfg_coef
+        self.passes: list[tuple[FusedConditions, KVCache, int]] = [
+            (conditions, lm.new_cache(count, self.last_step, conditions), count // len(attributes))
+            for conditions, count in zip(passes, rows, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def __iter__(self) -> Iterator[int]:
+        """Does one step at a time, and says how many frames are then complete."""
+        complete = self.steps.max(dim=0).values.cummax(dim=0).values.tolist()  # the step that ends each frame
+        fed, done = 0, 0
+        for step in range(self.next_step, self.last_step + 1):
+            logits = self._logits(self.sequence[..., fed:step])
+            fed = step
+            tokens = self.sampler(logits, self.frames[:, step])
+            column = self.sequence[..., step]
+            column.copy_(torch.where(column == UNKNOWN, tokens, column))
+            while done < self.num_frames and complete[done] <= step:
+                done += 1
+            yield done
+
+    def codes(self) -> Tensor:
+        """[B, K, T], `UNKNOWN` where a code is yet to come."""
+        return self.lm.pattern.revert(self.sequence, self.num_frames, missing=UNKNOWN)
+
+    def __len__(self) -> int:
+        """Steps that there are to do."""
+        return self.last_step + 1 - self.next_step
+
+    def _logits(self, sequence: Tensor) -> Tensor:
+        """About the step after `sequence` [B, K, S], with guidance.  [B, K, card]"""
+        parts = []
+        for conditions, cache, copies in self.passes:
+            hidden = self.lm.hidden(sequence.repeat(copies, 1, 1), conditions, cache)
+            parts.append(self.lm.heads(hidden[:, -1]))  # a prompt's other steps need no logits
+        logits = torch.cat(parts).float().unflatten(-1, (self.lm.num_codebooks, self.lm.cardinality))
+        return guided_logits(logits, coef=self.cfg_coef) if self.guided else logits
+
+
+def _rows(conditions: FusedConditions) -> int | None:
+    """The rows that the conditions are for; None where there are no conditions."""
+    tensors = (conditions.cross, conditions.prepend, conditions.sum)
+    return next((tensor.shape[0] for tensor in tensors if tensor is not None), None)
+
+
+def generate_codes(
+    lm: TokenLM,
+    attributes: Sequence[Attributes],
+    *,
+    num_frames: int,
+    sampler: Sampler,
+    cfg_coef: float = 1.0,
+    two_step_cfg: bool = False,
+    prompt: Tensor | None = None,
+    first_frame: int = 0,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Codes [B, K, T] of a clip for each item; the arguments are those of `Decoding`."""
+    decoding = Decoding(
+        lm,
+        attributes,
+        num_frames=num_frames,
+        sampler=sampler,
+        cfg_coef=cfg_coef,
+        two_step_cfg=two_step_cfg,
+        prompt=prompt,
+        first_frame=first_frame,
+    )
+    for done, _ in enumerate(decoding, start=1):
+        if progress is not None:
+            progress(done, len(decoding))
+    return decoding.codes()
