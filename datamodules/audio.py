@@ -60,12 +60,12 @@ class AudioSource:
             samples = read_samples(file, start, count)  # [L, C]
         if len(samples) < count:
             raise ValueError(f"is cut: {len(samples)} of {count} samples from {start} on")
-        wav = self._converted(samples.T, int(index.sample_rates[sample]))
-        peak = np.abs(wav).max(initial=0.0)
+        peak = max(samples.max(initial=0.0), -samples.min(initial=0.0))
         if not np.isfinite(peak):
             raise ValueError("has NaN or infinite samples")
         if peak < _SILENCE and not self.allow_silence:
             raise ValueError(f"is silent from {start / index.sample_rates[sample]:.2f} s on")
+        wav = self._converted(samples.T, int(index.sample_rates[sample]))
         loaded = Sample(index.keys[sample], self.reader.attributes(info, index, sample), wav=wav)
         for transform in self.transforms:
             loaded = transform(loaded, rng)

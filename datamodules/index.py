@@ -48,7 +48,7 @@ class DatasetIndex:
         index = ShardIndex.load(index_path(self.folder / info.name))
         if len(index) != info.num_samples:
             raise ValueError(
-                f"{self.folder / info.name}: {len(index)} samples in its index, {info.num_samples} in dataset.json"
+                f"{self.folder / info.name}: {len(index)} samples in its index, not {info.num_samples}"
             )
         self._loaded[number] = index
         if len(self._loaded) > self._max_loaded:

@@ -28,6 +28,7 @@ class Journal:
     def __init__(self, folder: Path, *, audit: bool, max_bad_ratio: float, rank: int) -> None:
         if not 0 <= max_bad_ratio <= 1:
             raise ValueError(f"max_bad_ratio must be in [0, 1], got {max_bad_ratio}")
+        self.folder = folder
         self.audit_file = folder / f"audit-rank{rank}.jsonl" if audit else None
         self.quarantine_file = folder / f"quarantine-rank{rank}.jsonl"
         self.max_bad_ratio = max_bad_ratio
@@ -36,7 +37,12 @@ class Journal:
         self._named: set[tuple[str, str]] = set()
 
     def record(
-        self, positions: Sequence[int], keys: Sequence[str] | None, failures: Sequence[Failure]
+        self,
+        positions: Sequence[int],
+        keys: Sequence[str] | None,
+        failures: Sequence[Failure],
+        *,
+        training: bool,
     ) -> None:
         """One batch: where in the stream its samples stand, their keys (None: there was none to use)."""
         self.num_seen += len(positions)
@@ -52,7 +58,7 @@ class Journal:
                 f"{self.num_bad} of {self.num_seen} samples could not be used, more than "
                 f"{self.max_bad_ratio:.2%} (max_bad_ratio); they are named in {self.quarantine_file}"
             )
-        if self.audit_file is not None:
+        if training and self.audit_file is not None:
             _append(self.audit_file, {"positions": list(positions), "keys": list(keys)})
 
     def _quarantine(self, failure: Failure) -> None:

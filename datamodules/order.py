@@ -1,4 +1,4 @@
-"""The order of the stream: a pure function of (seed, position), the same for any number of ranks and workers."""
+"""The order of the stream: a pure function of (seed, position), whatever the ranks and workers."""
 
 from __future__ import annotations
 

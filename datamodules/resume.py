@@ -111,6 +111,8 @@ class _Loader:
     Not a torch DataLoader itself: Lightning would put a DistributedSampler of its own into one.
     """
 
+    training = False
+
     def __init__(self, dataset: StreamDataset, journal: Journal, num_workers: int, pin_memory: bool) -> None:
         self.dataset = dataset
         self.journal = journal
@@ -126,7 +128,8 @@ class _Loader:
             pin_memory=self.pin_memory,
         )
         for batch, places, failures in loader:
-            self.journal.record(places, None if batch is None else batch.keys, failures)
+            keys = None if batch is None else batch.keys
+            self.journal.record(places, keys, failures, training=self.training)
             yield batch
 
 
@@ -139,6 +142,8 @@ class StreamLoader(_Loader):
     the saved position is that of training, not that of the workers, who are ahead. None: counted as they are
     given out.
     """
+
+    training = True
 
     def __init__(
         self,

@@ -62,6 +62,7 @@ class StreamDataModule(L.LightningDataModule):
         self.audit = audit
         self.max_bad_ratio = max_bad_ratio
         self._train_loader: StreamLoader | None = None
+        self._book: Journal | None = None
 
     def source(self, split: str, *, training: bool) -> Source:
         """Where the samples of a split come from."""
@@ -107,6 +108,13 @@ class StreamDataModule(L.LightningDataModule):
     def test_dataloader(self) -> EvalLoader | list[EvalLoader]:
         return self._eval_loader(self.test_split)
 
+    def whole_split(self, split: str) -> EvalLoader:
+        """Every sample of a split once, in the order of the shards; for evaluation outside of a trainer."""
+        loader = self._eval_loader(split)
+        if isinstance(loader, list):
+            raise FileNotFoundError(f"{self.path} has no split {split!r}")
+        return loader
+
     def teardown(self, stage: str | None = None) -> None:
         if self._train_loader is not None:
             self._train_loader.close()
@@ -144,7 +152,7 @@ class StreamDataModule(L.LightningDataModule):
     def _consumed(self) -> Any:
         """Lightning's count of batches whose training step is over.
 
-        Right also where a signal or an error saves in the middle of a step: "given out" would be one too many.
+        Right also where a signal or an error saves amid a step: "given out" would be one too many.
         """
         trainer = self.trainer
         if trainer is None:
@@ -156,4 +164,6 @@ class StreamDataModule(L.LightningDataModule):
         folder = self.log_folder
         if folder is None:
             folder = self.trainer.default_root_dir if self.trainer is not None else "."
-        return Journal(Path(folder), audit=self.audit, max_bad_ratio=self.max_bad_ratio, rank=rank)
+        if self._book is None or self._book.folder != Path(folder):
+            self._book = Journal(Path(folder), audit=self.audit, max_bad_ratio=self.max_bad_ratio, rank=rank)
+        return self._book

@@ -7,12 +7,12 @@ what is written where is not its business.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from eval.bootstrap import Interval, bootstrap_mean
 from eval.card import Measurement
@@ -113,8 +113,11 @@ class PredictingModel(Protocol):
 
     def conditioning(self, attributes: Sequence[Attributes]) -> Any: ...
 
-    def predictions(self, codes: Tensor, conditions: Any) -> Any:
-        """codes [B, K, T] -> .logits [B, K, T, card] and .mask [B, K, T] of the frames that are predicted."""
+    def predictions(self, codes: Tensor, conditions: Any) -> tuple[Tensor, Tensor]:
+        """codes [B, K, T] -> logits [B, K, T, card], and [K, T] bool: which frames are predicted at all."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
 
 
 @torch.inference_mode()
@@ -122,7 +125,7 @@ def score_language_model(
     lm: PredictingModel, training: Iterable[AudioBatch], validation: Iterable[AudioBatch]
 ) -> list[Measurement]:
     """Cross-entropy of each codebook on validation clips, beside predicting codes by their frequency."""
-    device = next(iter(lm.parameters())).device  # type: ignore[attr-defined]
+    device = next(lm.parameters()).device
     model = CodebookCrossEntropy(lm.num_codebooks).to(device)
     unigram = UnigramCrossEntropy(lm.num_codebooks, lm.cardinality).to(device)
     for batch in training:
@@ -130,9 +133,9 @@ def score_language_model(
         unigram.update(codes, mask, training=True)
     for batch in (batch.to(device) for batch in validation):
         codes, mask = _codes_and_mask(batch)
-        predicted = lm.predictions(codes, lm.conditioning(batch.attributes))
-        predicted_mask = mask & predicted.mask
-        model.update(predicted.logits, codes, predicted_mask)
+        logits, is_predicted = lm.predictions(codes, lm.conditioning(batch.attributes))
+        predicted_mask = mask & is_predicted
+        model.update(logits, codes, predicted_mask)
         unigram.update(codes, predicted_mask, training=False)
     values, baselines, intervals = model.compute(), unigram.compute(), model.intervals()
     return [

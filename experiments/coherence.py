@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sharding.schema import DatasetInfo
+from sharding.schema import DatasetInfo, split_folders
 
 Config = dict[str, Any]
 
@@ -15,12 +15,16 @@ def check_coherence(config: Config) -> None:
     _check_codec_and_language_model(config.get("codec"), config.get("lm"))
     _check_global_batch(config)
     info = _dataset_info(config["data"])
-    if info is None:
-        return
     if "lm" in config:
         _check_codes(info, config)
     elif "codec" in config:
         _check_audio(info, config)
+
+
+def codec_hash(config: Config) -> str | None:
+    """Of the codec that made the codes of the experiment's shards; None where they hold audio."""
+    info = _dataset_info(config["data"])
+    return info.codes.codec_hash if info.codes is not None else None
 
 
 def _check_codec_and_language_model(codec: Config | None, lm: Config | None) -> None:
@@ -48,13 +52,11 @@ def _check_global_batch(config: Config) -> None:
         )
 
 
-def _dataset_info(data: Config) -> DatasetInfo | None:
-    path = Path(data["path"]) / "train"
-    if not path.is_dir():
-        if not Path(data["path"]).is_dir():
-            raise FileNotFoundError(f"there is no dataset at {data['path']}")
-        raise FileNotFoundError(f"{data['path']} has no split 'train'")
-    return DatasetInfo.load(path)
+def _dataset_info(data: Config) -> DatasetInfo:
+    folders = split_folders(data["path"])
+    if "train" not in folders:
+        raise FileNotFoundError(f"{data['path']} has no split 'train', only {', '.join(folders)}")
+    return DatasetInfo.load(folders["train"])
 
 
 def _check_audio(info: DatasetInfo, config: Config) -> None:

@@ -15,7 +15,7 @@ from experiments.compose import compose_config, resolve
 from experiments.progress import track
 from experiments.runs import write_text_atomically
 from lightning_audio import TextToAudio, load
-from lightning_audio.audio import normalize, write
+from lightning_audio.audio import normalize_loudness, normalize_peak, write
 
 EXAMPLE = """\
 example:
@@ -50,12 +50,19 @@ def generate(config: DictConfig) -> list[Path]:
     paths, records = [], []
     for index, text, wav in track(pieces, "generating", total=len(texts)):
         path = out / f"{index:04d}_{_slug(text)}.{config.format}"
-        write(path, normalize(wav.cpu(), model.sample_rate, strategy=config.loudness), model.sample_rate)
+        write(path, _leveled(wav.cpu(), model.sample_rate, config.loudness), model.sample_rate)
         paths.append(path)
         records.append({"file": path.name, "text": text, **settings, "seed": config.seed + index})
     record = {"model": str(config.model), "files": records}
     write_text_atomically(out / "generations.json", json.dumps(record, indent=1, ensure_ascii=False))
     return paths
+
+
+def _leveled(wav: Tensor, sample_rate: int, loudness: float | None) -> Tensor:
+    """At `loudness` LUFS; without, as it is, but that nothing is clipped."""
+    if loudness is None:
+        return normalize_peak(wav, only_down=True)
+    return normalize_loudness(wav, sample_rate, loudness=loudness)
 
 
 def _slug(text: str) -> str:

@@ -26,7 +26,7 @@ from sharding.write import write_shards
 EXAMPLE = """\
 examples:
   lightning-audio quickstart
-  lightning-audio quickstart --out runs/longer 'codec_overrides=[trainer.max_steps=5000]'
+  lightning-audio quickstart --out runs/longer 'codec_overrides=["trainer.max_steps=5000"]'
 
 Started again after an interruption it goes on where it was."""
 

@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from omegaconf import DictConfig
 
 from experiments.checkpointing import AtomicCheckpointIO, RunRecord, newest_checkpoint
-from experiments.coherence import check_coherence
+from experiments.coherence import check_coherence, codec_hash
 from experiments.compose import compose_config, experiment_names, resolve
 from experiments.progress import progress_callback
 from experiments.runs import RunLock, write_text_atomically
@@ -58,7 +58,7 @@ def _wandb_id(run_dir: Path) -> str:
 
 def build_trainer(config: DictConfig, resolved: dict[str, Any]) -> L.Trainer:
     """The Trainer of the config with its callbacks, loggers and atomic checkpoints."""
-    callbacks = [instantiate(node) for node in config.callbacks.values() if node is not None]
+    callbacks = [instantiate(node, _convert_="all") for node in config.callbacks.values() if node is not None]
     return instantiate(
         config.trainer,
         callbacks=[*callbacks, RunRecord(resolved), progress_callback()],
@@ -74,12 +74,14 @@ def train(config: DictConfig) -> Path:
     """Train until the config's last step, going on from the run's newest checkpoint.  Gives the run folder."""
     resolved = resolve(config)
     check_coherence(resolved)
+    resolved["codec_hash"] = codec_hash(resolved)
     run_dir = Path(config.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     with RunLock(run_dir):
         checkpoint = newest_checkpoint(run_dir / "checkpoints")
         L.seed_everything(config.seed, workers=True, verbose=False)
-        data, task = instantiate(config.data), instantiate(config.task)
+        data = instantiate(config.data, _convert_="all")
+        task = instantiate(config.task, _convert_="all")
         write_text_atomically(run_dir / "config.yaml", yaml.safe_dump(resolved, sort_keys=False))
         trainer = build_trainer(config, resolved)
         trainer.fit(task, data, ckpt_path=checkpoint)

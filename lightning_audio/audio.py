@@ -7,6 +7,7 @@ import io
 import math
 import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -97,9 +98,18 @@ def read_samples(file: soundfile.SoundFile, start: int, count: int = -1) -> np.n
             file.seek(start)
         if count >= 0 or file.frames < _UNBELIEVABLE:
             return file.read(count, dtype="float32", always_2d=True)
-        return np.concatenate(list(file.blocks(_READ_BLOCK, dtype="float32", always_2d=True)))
+        return np.concatenate([np.zeros((0, file.channels), np.float32), *read_blocks(file)])
     except soundfile.LibsndfileError as error:
         raise ValueError(f"audio cannot be decoded at sample {start}: {_reason(error)}") from error
+
+
+def read_blocks(file: soundfile.SoundFile, size: int = _READ_BLOCK) -> Iterator[np.ndarray]:
+    """What is left of the file in blocks [up to size, C], until it truly ends.
+
+    Not `SoundFile.blocks`, which trusts the header: of a cut MP3 it gives what lay in the buffer before.
+    """
+    while len(block := file.read(size, dtype="float32", always_2d=True)):
+        yield block
 
 
 def _reason(error: Exception) -> str:

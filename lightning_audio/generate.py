@@ -26,7 +26,8 @@ class TextToAudio(nn.Module):
     """Generates audio from descriptions and other attributes.
 
     codec: its codebooks in use and their size are those of `lm`.
-    max_duration: s, the longest clip that the model was trained on; longer ones are made in overlapping windows.
+    max_duration: s, the longest clip that the model was trained on; longer ones are made in overlapping
+        windows.
     defaults: how codes are drawn where a call does not say.
     """
 
@@ -90,10 +91,10 @@ class TextToAudio(nn.Module):
         texts: descriptions; None, or None within, leaves the model free. attributes: more about each item.
             num_samples: without either, how many free ones.
         duration: s, of the whole clip, prompt included.
-        seed: of the first item, the next has the next number; or one for each. An item's codes depend on its own
-            seed, text and attributes, not on the rest of the batch.
-        prompt: audio to go on from, [B, C, L], or [1, C, L] or [C, L] for all items, at `prompt_sample_rate` Hz; it is
-            resampled and mixed to what the codec takes.
+        seed: of the first item, the next has the next number; or one for each. An item's codes depend on its
+            own seed, text and attributes, not on the rest of the batch.
+        prompt: audio to go on from, [B, C, L], or [1, C, L] or [C, L] for all items, at `prompt_sample_rate`
+            Hz; it is resampled and mixed to what the codec takes.
         extend_stride: s, how far the window moves on where `duration` is beyond `max_duration` (0.6 of that).
         generator: draws the batch as a whole, as AudioCraft does, in place of the seeds.
         sampling: fields of `SamplingSettings` that differ from the model's defaults.
@@ -125,17 +126,19 @@ class TextToAudio(nn.Module):
         prompt_sample_rate: int | None = None,
         extend_stride: float | None = None,
         chunk_duration: float = 0.4,
-        context_duration: float = 4.0,
+        context_duration: float = 2.0,
         lookahead_frames: int = 8,
         **sampling: Any,
     ) -> Iterator[Tensor]:
         """The audio of `generate([text], ...)` in chunks [C, L], each as soon as its codes are there.
 
         chunk_duration: s, of a chunk; with the lookahead it makes the delay until the first sound.
-        lookahead_frames: codes that must follow a chunk before it is decoded, since a codec that is not causal looks
-            ahead; 8 are more than the published ones see, 0 will do for a causal one.
-        context_duration: s, decoded again before each chunk. Only the codec's LSTM remembers longer than a few frames;
-            after 4 s what it forgets is under 1e-4 of full scale. Infinity gives the very samples of `generate`.
+        lookahead_frames: codes that must follow a chunk before it is decoded, since a codec that is not
+            causal looks ahead; the published ones look 5 frames ahead, 0 will do for a causal one.
+        context_duration: s, decoded again before each chunk. Only the codec's LSTM remembers longer than a
+            few
+            frames: with random weights 0.5 s of context leaves a difference of 1e-6 of full scale to
+            `generate`, and a trained one may remember longer. With infinity the difference is rounding only.
         """
         settings = self._settings(sampling)
         items = self._items([text], None if attributes is None else [attributes], None)
@@ -157,7 +160,7 @@ class TextToAudio(nn.Module):
             codes = torch.cat([codes[..., :start], decoding.codes()], dim=-1)
 
     def _decode_span(self, codes: Tensor, start: int, end: int, context: int) -> Tensor:
-        """Audio [C, L] of frames start .. end, decoded from `context` frames before to the last one of `codes`."""
+!!        """Audio [C, L] of frames start .. end, decoded from `context` frames before to the last one of `codes`."""
         first = max(start - context, 0)
         wav = self.codec.decode(codes[..., first:]).float()
         hop = self.codec.hop_length
@@ -172,7 +175,7 @@ class TextToAudio(nn.Module):
         start: int,
         length: int,
     ) -> Decoding:
-        """The run that continues `codes` within the window of `length` frames that begins at frame `start`."""
+!!        """The run that continues `codes` within the window of `length` frames that begins at frame `start`."""
         return Decoding(
             self.lm,
             items,

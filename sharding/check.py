@@ -98,12 +98,13 @@ def _count_problems(split: str, info: DatasetInfo) -> list[str]:
 def _check_shard(shard: _Shard) -> tuple[list[str], Counter[str]]:
     name = f"{shard.path.parent.name}/{shard.path.name}"
     parts: Counter[str] = Counter()
+    problems: list[str] = []
     try:
-        problems = [f"{name}: {problem}" for problem in _file_problems(shard)]
+        problems += [f"{name}: {problem}" for problem in _file_problems(shard)]
         index = ShardIndex.load(index_path(shard.path))
         keys, found = spans(shard.path)
     except (ValueError, OSError) as error:
-        return [f"{name}: {error}"], parts
+        return [*problems, f"{name}: {error}"], parts
     parts.update({part: int((table[:, 1] >= 0).sum()) for part, table in found.items()})
     if len(keys) != shard.info.num_samples:
         problems.append(f"{name}: {len(keys)} samples, dataset.json says {shard.info.num_samples}")

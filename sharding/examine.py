@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from lightning_audio.audio import AudioInfo, open_audio
+from lightning_audio.audio import AudioInfo, open_audio, read_blocks
 
 _BLOCK = 1 << 18
 _UNKNOWN_LENGTH = 1 << 60
@@ -33,7 +33,7 @@ def examine(source: Path | BinaryIO) -> AudioInfo:
         slack = _MP3_SLACK if "MP" in audio.format else 0
         decoded = 0
         try:
-            for block in audio.blocks(_BLOCK, dtype="float32", always_2d=True):
+            for block in read_blocks(audio, _BLOCK):
                 decoded += len(block)
                 if not np.isfinite(block).all():
                     raise ValueError("has NaN or infinite samples")

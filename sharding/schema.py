@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from dataclasses import asdict, dataclass, field
@@ -28,7 +27,11 @@ ATTRIBUTES_PART = "json"
 # A shard's name becomes a path, so it may hold nothing that leaves the folder.
 _SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.tar")
 _MAX_JSON_BYTES = 1 << 29
-_MAX_NPY_HEADER = 1024
+# What numpy writes for an array uint16 [K, T], version 1.0 of the format: the header fills a multiple of 64 bytes.
+_CODES_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00[\x36\x76]\x00\{'descr': '<u2', 'fortran_order': False, "
+    rb"'shape': \((\d{1,9}), (\d{1,9})\), \} {0,64}\n"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,26 +186,19 @@ def parse_codes(
 ) -> np.ndarray:
     """uint16 [K, T] from a `.codes.npy`, trusting nothing in it: ValueError unless it is just that, in range.
 
-    The header is read by numpy's parser of literals (no code can be in it), and no object array is ever made.
+    One form of header is known, so that no parser of literals and no pickle ever sees the file; it is also fast.
     """
-    stream = io.BytesIO(data)
-    try:
-        version = np.lib.format.read_magic(stream)
-        if version != (1, 0):
-            raise ValueError(f"is .npy version {version}")
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream, max_header_size=_MAX_NPY_HEADER)
-    except (ValueError, SyntaxError, TypeError, UnicodeError, RecursionError, MemoryError) as error:
-        raise ValueError(f"codes cannot be read: {error}") from error
-    if dtype != np.dtype("<u2") or len(shape) != 2 or fortran:
-        raise ValueError(f"codes are {dtype} {list(shape)}, they should be uint16 [K, T] in C order")
-    start = stream.tell()
-    if min(shape) < 1 or len(data) - start != 2 * shape[0] * shape[1]:
+    header = _CODES_HEADER.match(data)
+    if header is None:
+        raise ValueError(f"codes are no .npy of uint16 [K, T] in C order, they begin with {data[:80]!r}")
+    k, t = int(header[1]), int(header[2])
+    if header.end() > 128 or min(k, t) < 1 or len(data) - header.end() != 2 * k * t:
         raise ValueError(
-            f"codes {list(shape)} should have {2 * shape[0] * shape[1]} bytes, they have {len(data) - start}"
+            f"codes [{k}, {t}] should have {2 * k * t} bytes, they have {len(data) - header.end()}"
         )
-    if num_codebooks is not None and shape[0] != num_codebooks:
-        raise ValueError(f"codes have {shape[0]} codebooks, the dataset says {num_codebooks}")
-    codes = np.frombuffer(data, "<u2", offset=start).reshape(shape)
+    if num_codebooks is not None and k != num_codebooks:
+        raise ValueError(f"codes have {k} codebooks, the dataset says {num_codebooks}")
+    codes = np.frombuffer(data, "<u2", offset=header.end()).reshape(k, t)
     if cardinality is not None and int(codes.max()) >= cardinality:
         raise ValueError(f"a code is {int(codes.max())}, the codec has {cardinality}")
     return codes

@@ -31,8 +31,7 @@ RHYTHMS = (
     ((1.0, 1.0), 0.5),
     ((1.0, 0.5, 0.5), 0.2),
     ((0.5, 0.5, 1.0), 0.15),
-    ((1.5, 0.5), 0.1),
-    ((2.0,), 0.05),
+    ((1.5, 0.5), 0.15),
 )
 
 # Voices of the drum kit, in the numbers of the General MIDI percussion map.

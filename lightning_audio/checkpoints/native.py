@@ -31,7 +31,7 @@ CONFIG_FILE = "config.yaml"
 def build(node: Mapping[str, Any], **values: Any) -> Any:
     """The object that a `_target_` node describes; ValueError where a target is not a class of this project."""
     _refuse_foreign_targets(node)
-    return instantiate(dict(node), **values)
+    return instantiate(dict(node), _convert_="all", **values)
 
 
 def _refuse_foreign_targets(node: Any) -> None:

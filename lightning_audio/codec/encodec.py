@@ -113,7 +113,10 @@ class EnCodec(nn.Module):
         """
         self._check_wav(wav)
         reconstructed, codes, penalties = [], [], []
-        for chunk in self._chunks(wav):
+        # What fits into one chunk is one here; `encode` keeps to the published format, in which a last chunk
+        # starts wherever a stride ends, even inside the overlap.
+        fits = self.chunk_length is not None and wav.shape[-1] <= self.chunk_length
+        for chunk in [wav] if fits else self._chunks(wav):
             chunk, scale = self._normalized(chunk)
             latent = in_parts(self.encoder, chunk, parts=parts)
             quantized = self.quantizer(latent, generator=generator)

@@ -9,8 +9,8 @@ from torch import Tensor
 def sinusoidal_embedding(positions: Tensor, dim: int, *, max_period: float = 10_000.0) -> Tensor:
     """cos and sin of the positions at `dim / 2` frequencies.  positions [...] -> [..., D] float32.
 
-    The halves are [cos, sin] and the exponent is i / (half - 1), which differs from "Attention is all you need"
-    (interleaved, i / half). Published weights know this form only.
+    The halves are [cos, sin] and the exponent is i / (half - 1), which differs from "Attention is all you
+    need" (interleaved, i / half). Published weights know this form only.
     """
     half = dim // 2
     exponent = torch.arange(half, device=positions.device, dtype=torch.float32) / (half - 1)
@@ -19,20 +19,24 @@ def sinusoidal_embedding(positions: Tensor, dim: int, *, max_period: float = 10_
 
 
 class Rotation:
-    """Rotary positions for one forward pass: turns queries and keys by an angle that grows with their position.
+    """Rotary positions for one forward pass: turns queries and keys by an angle that grows with their
+    position.
 
-    A product of a query and a key then depends on the distance between them only. With `xpos` it also decays with
+    A product of a query and a key then depends on the distance between them only. With `xpos` it also decays
+    with
     the distance: queries are scaled by decay^p and keys by decay^-p (arXiv 2212.10554).
     """
 
     def __init__(
         self, positions: Tensor, head_dim: int, *, max_period: float, xpos: bool, xpos_base: float = 512.0
     ) -> None:
-        """positions [S] or [B, S]; the angles are shared by all layers and heads, so they are computed once."""
+!!        """positions [S] or [B, S]; the angles are shared by all layers and heads, so they are computed once."""
         pairs = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32)
         position = positions[..., None].float()
         angle = position / max_period ** (pairs / head_dim)
-        angle = angle if angle.dim() == 2 else angle[:, None]  # [S, D/2] or [B, 1, S, D/2]: broadcast over heads
+        angle = (
+            angle if angle.dim() == 2 else angle[:, None]
+        )  # [S, D/2] or [B, 1, S, D/2]: broadcast over heads
         self.cos, self.sin = angle.cos(), angle.sin()
         self.decay: Tensor | None = None
         if xpos:

@@ -1,9 +1,10 @@
-"""The transformer under every language model here; what it may see (mask) and remembers (cache) are arguments.
+"""The transformer under every language model here; what it may see (mask) and remembers (cache) are
+arguments.
 
     x -> + self-attention -> (+ cross-attention to the conditions) -> + feed-forward -> ...
 
-Causal by default. With a `KVCache` it goes on from where the previous call stopped, so that generating one step costs
-one step; full, chunked and step-by-step passes give the same numbers.
+Causal by default. With a `KVCache` it goes on from where the previous call stopped, so that generating one
+step costs one step; full, chunked and step-by-step passes give the same numbers.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class KVCache:
 
     keys, values: one [B, H, capacity, D] tensor per layer, filled up to `length`.
     cross: per layer the keys and values of the conditions, computed on the first call and kept.
-    visible: [B, capacity] bool, False where a step is padding that no later step may see; None when all are visible.
+    visible: [B, capacity] bool, False where a step is padding that no later step may see; None when all are
+        visible.
     shift: [B, 1] int64, how many of an item's steps are such padding and so are not counted in its positions.
     """
 
@@ -69,8 +71,8 @@ class KVCache:
 class View:
     """What one forward pass may see and where its steps are: worked out once, used by every layer.
 
-    mask: bool, broadcastable to [B, H, S, S'] (True = attend), or None: everything, or with `is_causal` everything
-    before.   window: with a cache and no mask, how many of the last keys are seen.
+    mask: bool, broadcastable to [B, H, S, S'] (True = attend), or None: everything, or with `is_causal`
+    everything before.   window: with a cache and no mask, how many of the last keys are seen.
     cross [B, S', D], cross_mask [B, 1, 1, S']: the conditions.
     """
 
@@ -84,7 +86,7 @@ class View:
 
 
 class SelfAttention(nn.Module):
-    """Attention over the sequence itself; `kv_repeat` neighbouring query heads share one head of keys and values."""
+!!    """Attention over the sequence itself; `kv_repeat` neighbouring query heads share one head of keys and values."""
 
     def __init__(self, dim: int, num_heads: int, *, bias: bool, kv_repeat: int, norm: bool, dropout: float):
         super().__init__()
@@ -174,7 +176,9 @@ class LayerScale(nn.Module):
 class FeedForward(nn.Module):
     """The same two-layer network on every step."""
 
-    def __init__(self, dim: int, hidden_dim: int, *, bias: bool, dropout: float, activation: Activation) -> None:
+    def __init__(
+        self, dim: int, hidden_dim: int, *, bias: bool, dropout: float, activation: Activation
+    ) -> None:
         super().__init__()
         self.expand = nn.Linear(dim, hidden_dim, bias=bias)
         self.contract = nn.Linear(hidden_dim, dim, bias=bias)
@@ -210,7 +214,11 @@ class TransformerLayer(nn.Module):
         self.cross_attention = cross_attention
         if cross_attention is not None:
             self.norm_cross, self.scale_cross = nn.LayerNorm(dim), scale()
-        self.feedforward, self.norm_feedforward, self.scale_feedforward = feedforward, nn.LayerNorm(dim), scale()
+        self.feedforward, self.norm_feedforward, self.scale_feedforward = (
+            feedforward,
+            nn.LayerNorm(dim),
+            scale(),
+        )
 
     def forward(self, x: Tensor, view: View, layer: int) -> Tensor:
         """x [B, S, D] -> [B, S, D]"""
@@ -233,8 +241,10 @@ class Transformer(nn.Module):
     """A stack of layers.
 
     sinusoidal, rotary, xpos: kinds of positions; they go together, or none. position_scale: factor of the
-    sinusoidal ones.   causal: a step sees no later step.   past_context: how many earlier ones it sees; None = all.
-    kv_repeat: query heads per head of keys and values.   layer_scale: its initial value, None = no such factor.
+    sinusoidal ones.   causal: a step sees no later step.   past_context: how many earlier ones it sees; None
+    = all.
+    kv_repeat: query heads per head of keys and values.   layer_scale: its initial value, None = no such
+        factor.
     recompute: keep only each layer's input for the backward pass and compute the rest again (less memory).
     """
 

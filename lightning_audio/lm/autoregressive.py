@@ -1,4 +1,4 @@
-"""Codes step by step: feed what is there, draw the next step's codes, write them down where nothing stood yet."""
+!!"""Codes step by step: feed what is there, draw the next step's codes, write them down where nothing stood yet."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ UNKNOWN = -1
 
 
 def guidance_passes(
-    lm: TokenLM, attributes: Sequence[Attributes], *, cfg_coef: float, two_step: bool, length: int | None = None
+    lm: TokenLM,
+    attributes: Sequence[Attributes],
+    *,
+    cfg_coef: float,
+    two_step: bool,
+    length: int | None = None,
 ) -> list[FusedConditions]:
     """What each pass through the model is conditioned on: [cond; null] in one, or cond and null in two.
 
@@ -56,7 +61,7 @@ class Decoding:
         prompt: Tensor | None = None,
         first_frame: int = 0,
     ) -> None:
-        """prompt [B, K, T']: codes of the first frames.   first_frame: where this run stands in a longer clip."""
+!!        """prompt [B, K, T']: codes of the first frames.   first_frame: where this run stands in a longer clip."""
         if not lm.pattern.has_start:
             raise ValueError("this model has no start token: it does not generate step by step")
         prompt_frames = 0 if prompt is None else prompt.shape[-1]

@@ -1,9 +1,11 @@
 """Cross-entropy of codes: per codebook the mean over its tokens, then the mean over the codebooks.
 
-Two ways to the same numbers. `codebook_cross_entropy` takes logits. `heads_cross_entropy` takes what stands before the
-heads, and never has all logits in memory: 4 codebooks of 2048 entries for 16 x 1500 steps would be 0.8 GB, three times
-over with their gradient. It goes through the steps in pieces that fit the cache, makes the logits of a piece, the loss,
-and at once the gradient, so that logits are made once and a piece is gone before the next one comes.
+Two ways to the same numbers. `codebook_cross_entropy` takes logits. `heads_cross_entropy` takes what stands
+before the
+heads, and never has all logits in memory: 4 codebooks of 2048 entries for 16 x 1500 steps would be 0.8 GB,
+three times over with their gradient. It goes through the steps in pieces that fit the cache, makes the logits
+of a piece, the loss, and at once the gradient, so that logits are made once and a piece is gone before the
+next one comes.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ IGNORE = -100
 
 @dataclass(frozen=True)
 class CodebookLoss:
-    """loss: scalar, the mean over codebooks that have tokens.   per_codebook: [K], without gradient, NaN where a
-    codebook has none.   num_tokens: [K] int64."""
+    """loss: scalar, the mean over codebooks that have tokens.   per_codebook: [K], without gradient, NaN
+    where a codebook has none.   num_tokens: [K] int64."""
 
     loss: Tensor
     per_codebook: Tensor
@@ -31,7 +33,9 @@ class CodebookLoss:
 
 def codebook_cross_entropy(logits: Tensor, targets: Tensor) -> CodebookLoss:
     """logits [B, K, T, card], targets [B, K, T] with `IGNORE` where nothing is asked."""
-    tokens = F.cross_entropy(logits.flatten(0, 2).float(), targets.flatten(), ignore_index=IGNORE, reduction="none")
+    tokens = F.cross_entropy(
+        logits.flatten(0, 2).float(), targets.flatten(), ignore_index=IGNORE, reduction="none"
+    )
     num_tokens = (targets != IGNORE).sum(dim=(0, 2))
     sums = tokens.view(targets.shape).sum(dim=(0, 2))
     used = (num_tokens > 0).sum().clamp(min=1)

@@ -1,9 +1,10 @@
 """At which step of the sequence each code is written: one matrix says all there is to say about a pattern.
 
-A codec gives K codes per frame, which a language model writes over several steps, so that a code can depend on others
-of its frame. `pattern.steps(T)` is an int64 matrix [K, T]: the step at which the code of codebook k, frame t, stands.
-Steps that no code falls on hold the special token. Step 0 does everywhere (the start token), and what the model says
-at step s is about step s + 1. For three codebooks and the delays 0, 1, 2, with frames 0 1 2:
+A codec gives K codes per frame, which a language model writes over several steps, so that a code can depend
+on others of its frame. `pattern.steps(T)` is an int64 matrix [K, T]: the step at which the code of codebook
+k, frame t, stands. Steps that no code falls on hold the special token. Step 0 does everywhere (the start
+token), and what the model says at step s is about step s + 1. For three codebooks and the delays 0, 1, 2,
+with frames 0 1 2:
 
     step         0 1 2 3 4 5
     codebook 0   . 0 1 2 . .
@@ -22,8 +23,10 @@ from torch import Tensor
 class Pattern:
     """What follows from the matrix of steps; a pattern has only to give this matrix.
 
-    num_codebooks: K.   max_delay: how many steps at the end hold only late codebooks; training leaves them out.
-    has_start: step 0 holds the special token. Without it a model is told where, not asked what comes next (MAGNeT).
+    num_codebooks: K.   max_delay: how many steps at the end hold only late codebooks; training leaves them
+        out.
+    has_start: step 0 holds the special token. Without it a model is told where, not asked what comes next
+        (MAGNeT).
     """
 
     num_codebooks: int
@@ -50,14 +53,16 @@ class Pattern:
         return sequence if num_steps is None else sequence[..., :num_steps]
 
     def revert(self, sequence: Tensor, num_frames: int, missing: int = -1) -> Tensor:
-        """Codes in the order of frames, `missing` for those past the end of a cut sequence.  [B, K, S] -> [B, K, T]"""
+!!        """Codes in the order of frames, `missing` for those past the end of a cut sequence.  [B, K, S] -> [B, K, T]"""
         steps, there = self._places(num_frames, sequence.shape[-1], sequence.device)
         return sequence.gather(-1, steps.expand(*sequence.shape[:-1], -1)).where(there, missing)
 
     def revert_predictions(self, logits: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
-        """The prediction for each code, and whether there is one (a cut sequence lacks the last codes' steps).
+        """The prediction for each code, and whether there is one (a cut sequence lacks the last codes'
+        steps).
 
-        logits [B, K, S, card], those of step s about step s + 1 -> [B, K, T, card] and [K, T] bool. Where there is
+        logits [B, K, S, card], those of step s about step s + 1 -> [B, K, T, card] and [K, T] bool. Where
+        there is
         none the numbers mean nothing: choose by the mask, do not multiply by it.
         """
         steps, there = self._places(num_frames, logits.shape[2], logits.device)
@@ -65,7 +70,7 @@ class Pattern:
         return logits.gather(2, index), there
 
     def _places(self, num_frames: int, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Each code's step, held within a sequence of this length, and whether it is in there.  [K, T] both"""
+!!        """Each code's step, held within a sequence of this length, and whether it is in there.  [K, T] both"""
         steps = self.steps(num_frames).to(device)
         return steps.clamp(max=length - 1), steps < length
 
@@ -82,7 +87,7 @@ class DelayPattern(Pattern):
     ) -> None:
         if list(delays) != sorted(delays) or delays[0] != 0:
             raise ValueError(f"delays begin at 0 and do not decrease, got {list(delays)}")
-        self.delays = torch.tensor(list(delays))
+        self.delays = list(delays)
         self.num_codebooks, self.max_delay = len(delays), int(delays[-1])
         self.flatten_first, self.empty_initial = flatten_first, empty_initial
 
@@ -91,7 +96,7 @@ class DelayPattern(Pattern):
         frame, codebook = torch.arange(num_frames), torch.arange(self.num_codebooks)[:, None]
         flat = min(num_frames, self.flatten_first)
         one_by_one = first + frame * self.num_codebooks + codebook
-        delayed = first + flat * self.num_codebooks + frame - flat + self.delays[:, None]
+        delayed = first + flat * self.num_codebooks + frame - flat + torch.tensor(self.delays)[:, None]
         return torch.where(frame < flat, one_by_one, delayed)
 
     def num_steps(self, num_frames: int) -> int:
@@ -101,7 +106,7 @@ class DelayPattern(Pattern):
 
 
 class ParallelPattern(Pattern):
-    """All codes of a frame in one step, each blind to the others.  has_start: begin with the special token."""
+!!    """All codes of a frame in one step, each blind to the others.  has_start: begin with the special token."""
 
     def __init__(self, num_codebooks: int = 4, *, has_start: bool = True) -> None:
         self.num_codebooks, self.has_start = num_codebooks, has_start
@@ -113,8 +118,8 @@ class ParallelPattern(Pattern):
 class FlatteningPattern(Pattern):
     """Every frame takes several steps: codebook k is written in the frame's step `order[k]`.
 
-    0, 1, 2, 3 flattens fully; 0, 1, 1, 1 writes the first codebook, then all the others at once. Codebooks of one
-    step may come some frames late together (`delays`, one per codebook).
+    0, 1, 2, 3 flattens fully; 0, 1, 1, 1 writes the first codebook, then all the others at once. Codebooks of
+    one step may come some frames late together (`delays`, one per codebook).
     """
 
     def __init__(self, order: Sequence[int] = (0, 1, 2, 3), *, delays: Sequence[int] | None = None) -> None:
@@ -142,7 +147,7 @@ class FlatteningPattern(Pattern):
         return 1 + int(sum((last - delay).clamp(min=0) for delay in self.delays.values()))
 
     def _step_of(self, group: int, time: Tensor) -> Tensor:
-        """Where `group` writes at `time`: after the start, all earlier times, and the groups before it now."""
+!!        """Where `group` writes at `time`: after the start, all earlier times, and the groups before it now."""
         earlier = torch.stack([(time - delay).clamp(min=0) for delay in self.delays.values()]).sum(dim=0)
         before = self.groups[: self.groups.index(group)]
         now = sum(((time >= self.delays[other]).long() for other in before), torch.zeros_like(time))
@@ -159,11 +164,11 @@ class CoarseFirstPattern(Pattern):
                 f"{num_codebooks} codebooks need {num_codebooks - 1} delays after the first, got {rest}"
             )
         self.num_codebooks, self.max_delay = num_codebooks, max(rest)
-        self.delays = torch.tensor(rest)
+        self.delays = rest
 
     def steps(self, num_frames: int) -> Tensor:
         frame = 1 + torch.arange(num_frames)
-        return torch.cat([frame[None], frame + num_frames + self.delays[:, None]])
+        return torch.cat([frame[None], frame + num_frames + torch.tensor(self.delays)[:, None]])
 
 
 class GroupedPattern(Pattern):

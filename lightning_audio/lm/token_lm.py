@@ -1,6 +1,7 @@
 """The language model over codes: K embeddings summed at every step, a causal transformer, K heads (MusicGen).
 
-Which code stands at which step is the pattern's business; what the model knows of the clip is the conditioning's.
+Which code stands at which step is the pattern's business; what the model knows of the clip is the
+conditioning's.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ class TokenLM(nn.Module):
     """Codes and conditions -> what comes next.
 
     num_codebooks, cardinality: of the codec.   dim, num_heads, num_layers, hidden_scale: of the transformer.
-    pattern: where each code stands.   conditioning: its width is `dim`; there is cross-attention where it fuses so.
-    The rest goes to the transformer, which documents it.
+    pattern: where each code stands.   conditioning: its width is `dim`; there is cross-attention where it
+    fuses so. The rest goes to the transformer, which documents it.
 
-    `special`, the number after the last code, stands where there is no code. The embeddings of all codebooks are one
-    table and the heads one matrix, so that a step is one gather and one product whatever K is.
+    `special`, the number after the last code, stands where there is no code. The embeddings of all codebooks
+    are one table and the heads one matrix, so that a step is one gather and one product whatever K is.
     """
 
     def __init__(
@@ -133,28 +134,42 @@ class TokenLM(nn.Module):
         return self.norm(x[:, -sequence.shape[-1] :])  # without the prefix
 
     def predictions(self, codes: Tensor, conditions: FusedConditions) -> tuple[Tensor, Tensor]:
-        """Logits in the order of frames, and which there are (the last frames' late codebooks are not trained).
+        """Logits in the order of frames, and which there are (the last frames' late codebooks are not
+        trained).
 
-        codes [B, K, T] -> [B, K, T, card], [K, T] bool. Where there is none, choose by the mask: do not multiply.
+        codes [B, K, T] -> [B, K, T, card], [K, T] bool. Where there is none, choose by the mask: do not
+        multiply.
         """
         num_frames = codes.shape[-1]
         sequence = self.pattern.build(codes, self.special, self.pattern.num_training_steps(num_frames))
         return self.pattern.revert_predictions(self(sequence, conditions), num_frames)
 
-    def loss(self, codes: Tensor, conditions: FusedConditions, num_frames: Tensor | None = None) -> CodebookLoss:
-        """How well each code is foretold.  codes [B, K, T]; num_frames [B]: what is past it is padding, not asked for.
+    def loss(
+        self,
+        codes: Tensor,
+        conditions: FusedConditions,
+        *,
+        num_frames: Tensor | None = None,
+        counted: Tensor | None = None,
+    ) -> CodebookLoss:
+        """How well each code is foretold.  codes [B, K, T]
 
-        Targets are put in the order of the sequence, rather than logits in that of frames, which are far larger.
+        num_frames [B]: what is past it is padding, which the model neither sees nor is asked for.
+        counted [B, T] bool: frames that the model sees, but is asked for only where True.
+        Targets are put in the order of the sequence, rather than logits in that of frames, which are far
+        larger.
         """
         if not self.pattern.has_start:
             raise ValueError(
                 "without a start token the model sees what it should foretell: use a pattern with one"
             )
+        length = self.pattern.num_training_steps(codes.shape[-1])
         if num_frames is not None:
             codes = codes.where(length_mask(num_frames, codes.shape[-1])[:, None], self.special)
-        sequence = self.pattern.build(codes, self.special, self.pattern.num_training_steps(codes.shape[-1]))
-        targets = sequence[..., 1:]
-        targets = targets.masked_fill(targets == self.special, IGNORE)
+        sequence = targets = self.pattern.build(codes, self.special, length)
+        if counted is not None:
+            targets = self.pattern.build(codes.where(counted[:, None], self.special), self.special, length)
+        targets = targets[..., 1:].masked_fill(targets[..., 1:] == self.special, IGNORE)
         hidden = self.hidden(sequence[..., :-1], conditions)
         return heads_cross_entropy(hidden, self.heads.weight, self.heads.bias, targets)
 
@@ -173,7 +188,7 @@ class TokenLM(nn.Module):
 
     @torch.no_grad()
     def _init_weights(self) -> None:
-        """A Gaussian of 1 / sqrt(width that comes in), cut at three sigma; the n-th layer's is sqrt(2 n) narrower."""
+!!        """A Gaussian of 1 / sqrt(width that comes in), cut at three sigma; the n-th layer's is sqrt(2 n) narrower."""
         for weight in (self.embedding.weight, self.heads.weight):
             _gaussian(weight, 1.0)
         for depth, layer in enumerate(self.transformer.layers, start=1):

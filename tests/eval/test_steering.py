@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from datamodules.synthetic import CLASSES, make_corpus
-from eval.steering import AttributeClassifier, ClipFeatures, SteeringAccuracy, degrade
+from eval.clip_features import ClipFeatures, degrade
+from eval.steering import AttributeClassifier, SteeringAccuracy
 
 RATE = 8000
 

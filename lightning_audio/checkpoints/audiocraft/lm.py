@@ -1,8 +1,9 @@
-"""Language models in AudioCraft's packaged form (`state_dict.bin`): MusicGen and AudioGen with text or labels.
+"""Language models in AudioCraft's packaged form (`state_dict.bin`): MusicGen and AudioGen with text or
+labels.
 
-The file holds the weights (`best_state`) and the training's config (`xp.cfg`, YAML), from which the shape of the model
-is read as data. Three things are laid out otherwise there: an embedding and a head per codebook, which are one table
-and one matrix here, and one projection for the query, key and value of cross-attention.
+The file holds the weights (`best_state`) and the training's config (`xp.cfg`, YAML), from which the shape of
+the model is read as data. Three things are laid out otherwise there: an embedding and a head per codebook,
+which are one table and one matrix here, and one projection for the query, key and value of cross-attention.
 """
 
 from __future__ import annotations

@@ -12,10 +12,3 @@ class Verdict(NamedTuple):
 
     logits: Tensor
     features: list[Tensor]
-
-    def split(self, first: int) -> tuple[Verdict, Verdict]:
-        """The verdicts on the first items of the batch and on the rest."""
-        return (
-            Verdict(self.logits[:first], [feature[:first] for feature in self.features]),
-            Verdict(self.logits[first:], [feature[first:] for feature in self.features]),
-        )

@@ -1,4 +1,4 @@
-"""The transformer equals the original implementation, in one pass, in chunks and step by step; and looks not ahead."""
+!!"""The transformer equals the original implementation, in one pass, in chunks and step by step; and looks not ahead."""
 
 from __future__ import annotations
 
@@ -100,7 +100,9 @@ def case(request: pytest.FixtureRequest, shared_reference: Path) -> dict[str, An
 
 def chunked(model: Transformer, x: Tensor, cross: Tensor | None, sizes: list[int], **kwargs: Any) -> Tensor:
     cache = KVCache(model, batch_size=x.shape[0], capacity=x.shape[1])
-    return torch.cat([model(part, cross=cross, cache=cache, **kwargs) for part in x.split(sizes, dim=1)], dim=1)
+    return torch.cat(
+        [model(part, cross=cross, cache=cache, **kwargs) for part in x.split(sizes, dim=1)], dim=1
+    )
 
 
 def test_equals_the_original(case: dict[str, Any]) -> None:

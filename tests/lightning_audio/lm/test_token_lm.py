@@ -49,7 +49,8 @@ def test_loss_and_gradients_equal_the_original(
     outputs = text_case["outputs"]
     lm = read_text_lm()
     cross = outputs["condition_tensors"]["description"]["cond"].clone().requires_grad_()
-    result = lm.loss(text_case["inputs"]["codes"], FusedConditions(cross=cross))
+    counted = outputs["padding_mask"][:, 0]
+    result = lm.loss(text_case["inputs"]["codes"], FusedConditions(cross=cross), counted=counted)
     result.loss.backward()
     close(result.loss, outputs["ce"])
     close(result.per_codebook, outputs["ce_per_codebook"])
@@ -101,9 +102,7 @@ def test_summed_labels_and_cross_attended_words_equal_the_original(shared_refere
         activation=torch.nn.functional.relu,
     ).eval()
     load_strict(lm, convert_state(case["state_dict"]))
-    prepared = {
-        name: {"ids": ids["ids"].long(), "mask": ids["mask"].bool()} for name, ids in tokens.items()
-    }
+    prepared = {name: {"ids": ids["ids"].long(), "mask": ids["mask"].bool()} for name, ids in tokens.items()}
     with torch.no_grad():
         conditions = lm.conditioning.fuse(lm.conditioning.encode(prepared))
         logits, there = lm.predictions(case["inputs"]["codes"], conditions)
@@ -150,7 +149,7 @@ ITEMS = [
     ],
 )
 def test_an_item_is_the_same_alone_and_in_a_batch(fuse: dict[str, list[str]]) -> None:
-    """Text is padded to the longest in the batch; what a model trained here makes of an item does not change."""
+!!    """Text is padded to the longest in the batch; what a model trained here makes of an item does not change."""
     lm = tiny(fuse)
     codes = torch.randint(10, (3, 3, 7))
     with torch.no_grad():
@@ -184,7 +183,7 @@ def test_loss_is_that_of_the_predictions_and_leaves_out_padding() -> None:
     codes = torch.randint(10, (3, 3, 8))
     num_frames = torch.tensor([8, 5, 2])
     conditions = lm.conditioning(ITEMS)
-    result = lm.loss(codes, conditions, num_frames)
+    result = lm.loss(codes, conditions, num_frames=num_frames)
     padded = torch.arange(8) >= num_frames[:, None, None]
     logits, there = lm.predictions(codes.masked_fill(padded, lm.special), conditions)
     expected = []
@@ -195,7 +194,7 @@ def test_loss_is_that_of_the_predictions_and_leaves_out_padding() -> None:
     close(result.per_codebook, torch.stack(expected).detach(), 1e-5)
     close(result.loss, torch.stack(expected).mean(), 1e-5)
     changed = torch.where(padded, (codes + 3) % 10, codes)
-    assert torch.equal(lm.loss(changed, conditions, num_frames).loss, result.loss)
+    assert torch.equal(lm.loss(changed, conditions, num_frames=num_frames).loss, result.loss)
 
 
 def test_a_prefix_is_fed_once_and_equals_the_full_pass() -> None:

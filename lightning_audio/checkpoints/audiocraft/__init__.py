@@ -1,0 +1,1 @@
+"""AudioCraft's packaged files."""

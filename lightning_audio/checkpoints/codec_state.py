@@ -1,0 +1,38 @@
+"""What the foreign forms of a codec's weights have in common: one set of buffers per codebook, where ours are stacked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+LAYER_RULES = [
+    (r"(encoder|decoder)\.layers\.(\d+)\.lstm\.(\w+)", r"\1.layers.\2.lstm.\3"),
+    (r"(encoder|decoder)\.layers\.(\S+)\.weight_g", r"\1.layers.\2.parametrizations.weight.original0"),
+    (r"(encoder|decoder)\.layers\.(\S+)\.weight_v", r"\1.layers.\2.parametrizations.weight.original1"),
+    (r"(encoder|decoder)\.layers\.(\S+\.parametrizations\.weight\.original[01])", r"\1.layers.\2"),
+    (r"(encoder|decoder)\.layers\.(\S+)\.(weight|bias)", r"\1.layers.\2.\3"),
+    (r"quantizer\.codebooks\.(\w+)\.(\d+)", r"quantizer.codebooks.\1.\2"),
+]
+"""Rules for keys in which the layers are already named as here; both spellings of a weight norm are understood."""
+
+
+def stack_codebooks(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`quantizer.codebooks.NAME.LEVEL` of all levels become one `quantizer.codebooks.NAME`, [K, ...], in order."""
+    stacked: dict[str, Tensor] = {}
+    levels: dict[str, dict[int, Tensor]] = {}
+    for key, value in state.items():
+        if match := re.fullmatch(r"(quantizer\.codebooks\.\w+)\.(\d+)", key):
+            levels.setdefault(match[1], {})[int(match[2])] = value
+        else:
+            stacked[key] = value
+    for key, by_level in levels.items():
+        if missing := sorted(set(range(max(by_level) + 1)) - set(by_level)):
+            raise ValueError(f"{key} lacks the codebooks {missing}")
+        stacked[key] = torch.stack([by_level[level] for level in range(len(by_level))])
+    inited = stacked.get("quantizer.codebooks.inited")
+    if inited is not None:
+        stacked["quantizer.codebooks.inited"] = inited.flatten().bool()
+    return stacked

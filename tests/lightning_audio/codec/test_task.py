@@ -1,0 +1,168 @@
+"""The codec's training under Lightning."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from lightning_audio.batch import AudioBatch
+from lightning_audio.codec.adversarial import FeatureMatchingLoss, HingeLoss
+from lightning_audio.codec.balancer import Balancer
+from lightning_audio.codec.discriminators import MultiScaleSTFTDiscriminator
+from lightning_audio.codec.encodec import EnCodec
+from lightning_audio.codec.losses import L1Loss, MultiScaleMelLoss
+from lightning_audio.codec.quantizer import ResidualVectorQuantizer
+from lightning_audio.codec.seanet import SEANetDecoder, SEANetEncoder
+from lightning_audio.codec.task import CodecTask
+from lightning_audio.optim import EMA, linear_warmup
+
+RATE = 8000
+
+
+def make_task(**options: Any) -> CodecTask:
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {"dim": 8, "num_filters": 4, "ratios": (5, 4), "num_lstm_layers": 1}
+    settings: dict[str, Any] = {
+        "model": EnCodec(
+            encoder=SEANetEncoder(**shape),
+            decoder=SEANetDecoder(**shape),
+            quantizer=ResidualVectorQuantizer(dim=8, num_codebooks=2, cardinality=16),
+            sample_rate=RATE,
+        ),
+        "discriminators": {
+            "msstft": MultiScaleSTFTDiscriminator(
+                filters=2, n_ffts=(128, 64), hop_lengths=(32, 16), win_lengths=(128, 64)
+            )
+        },
+        "reconstruction": {
+            "l1": L1Loss(),
+            "msspec": MultiScaleMelLoss(sample_rate=RATE, window_exponents=(6, 7, 8)),
+        },
+        "balancer": Balancer(weights={"l1": 0.1, "msspec": 2.0, "adv": 4.0, "feat": 4.0}),
+        "adversarial": HingeLoss(),
+        "feature_matching": FeatureMatchingLoss(),
+        "optimizer": partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.9)),
+        "ema": partial(EMA, decay=0.9),
+    }
+    return CodecTask(**{**settings, **options})
+
+
+def make_batches(number: int, sample_rate: int = RATE) -> list[AudioBatch]:
+    """Tones of one pitch each."""
+    generator = torch.Generator().manual_seed(3)
+    pitch = 200 + 600 * torch.rand(number, 4, 1, 1, generator=generator)
+    wav = 0.3 * torch.sin(2 * torch.pi * pitch * torch.arange(1600) / RATE)
+    return [
+        AudioBatch(keys=list("abcd"), sample_rate=sample_rate, attributes=[{}] * 4, wav=w) for w in wav
+    ]
+
+
+def fit(task: CodecTask, batches: list[AudioBatch], folder: Path, *, resume: Path | None = None, **options: Any) -> L.Trainer:
+    def loader() -> DataLoader[AudioBatch]:
+        return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+
+    trainer = L.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        num_sanity_val_steps=0,
+        **{"max_steps": len(batches), **options},
+    )
+    trainer.fit(task, loader(), loader(), ckpt_path=resume)
+    return trainer
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    task = make_task(adversarial_after=3, schedule=partial(linear_warmup, warmup_steps=5))
+    batches = make_batches(60)
+    task.eval()
+    before = [float(task.mel(task.model(b.wav).wav, b.wav)) for b in batches[:5] if b.wav is not None]
+    trainer = fit(task, batches, tmp_path, check_val_every_n_epoch=1)
+    assert trainer.global_step == task.num_steps == 60  # the discriminators' steps are not counted
+    assert trainer.callback_metrics["val/mel"] < 0.5 * sum(before) / len(before)
+    for name in ("l1", "adv", "feat", "discriminator_msstft", "scale_feat", "share_l1", "perplexity_1", "penalty"):
+        assert trainer.callback_metrics[f"train/{name}"].isfinite()
+
+
+def test_accumulation_equals_the_large_batch(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"optimizer": partial(torch.optim.SGD, lr=1e-2), "max_grad_norm": 0.5}
+    whole, parted = make_task(**options), make_task(**options, accumulate=2)
+    for task in (whole, parted):
+        fit(task, make_batches(3), tmp_path, limit_val_batches=0)
+    other = parted.state_dict()
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_a_resumed_run_is_the_run_that_was_not_interrupted(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"discriminator_probability": 0.5}
+    batches = make_batches(6)
+    whole, first, second = (make_task(**options) for _ in range(3))
+    fit(whole, batches, tmp_path, limit_val_batches=0)
+    trainer = fit(first, batches[:3], tmp_path, limit_val_batches=0)
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    checkpoint = torch.load(tmp_path / "half.ckpt", weights_only=True)
+    second.on_load_checkpoint(checkpoint)
+    second.load_state_dict(checkpoint["state_dict"])
+    assert (second.num_steps, first.num_steps) == (3, 3)
+    # The loader of this test cannot skip what was seen, so the second half is a list of its own.
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, max_steps=3,
+        enable_model_summary=False, limit_val_batches=0,
+    )
+
+    class Restore(L.Callback):
+        def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            for optimizer, state in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):
+                optimizer.load_state_dict(state)
+
+    trainer.callbacks.append(Restore())  # type: ignore[attr-defined]
+    trainer.fit(second, DataLoader(batches[3:], batch_size=None))  # type: ignore[arg-type]
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(second.state_dict()[name], value, msg=lambda m, n=name: f"{n}: {m}")
+    assert whole.ema is not None
+    assert second.ema is not None
+    for name, value in whole.ema.average.items():
+        torch.testing.assert_close(second.ema.average[name], value)
+
+
+def test_validation_uses_the_averages_and_gives_the_weights_back(tmp_path: Path) -> None:
+    task = make_task()
+    fit(task, make_batches(2), tmp_path, limit_val_batches=0)
+    weight = task.model.decoder.layers[0].conv.bias
+    own = weight.detach().clone()
+    assert task.ema is not None
+    average = task.ema.average["decoder.layers.0.conv.bias"]
+    task.on_validation_epoch_start()
+    assert torch.equal(weight, average)
+    assert not torch.equal(weight, own)
+    task.on_validation_epoch_end()
+    assert torch.equal(weight, own)
+
+
+def test_what_is_not_finite_stops_before_it_reaches_a_weight(tmp_path: Path) -> None:
+    task = make_task()
+    good, bad = make_batches(2)
+    assert bad.wav is not None
+    bad.wav[1, 0, 100] = float("nan")
+    with pytest.raises(FloatingPointError, match=r"step 1: .*discriminator_msstft=nan"):
+        fit(task, [good, bad], tmp_path, limit_val_batches=0)
+    assert all(parameter.isfinite().all() for parameter in task.parameters())
+
+
+def test_settings_that_do_not_fit(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"weights for \['stft'\]"):
+        make_task(balancer=Balancer(weights={"l1": 1, "stft": 1, "adv": 1, "feat": 1}))
+    with pytest.raises(ValueError, match="adv"):
+        make_task(balancer=Balancer(weights={"l1": 1}))
+    with pytest.raises(ValueError, match="16000 Hz, the codec wants 8000 Hz"):
+        fit(make_task(), make_batches(1, sample_rate=16000), tmp_path, limit_val_batches=0)
