@@ -177,7 +177,9 @@ def score_steering(
     metric.update(wavs, sample_rate=sample_rate, attributes=attributes)
     found = []
     for name, steering in metric.compute().items():
-        ceiling = ", ".join(f"{100 * scores[name].accuracy:.0f} % on {what}" for what, scores in known.items())
+        ceiling = ", ".join(
+            f"{100 * scores[name].accuracy:.0f} % on {what}" for what, scores in known.items()
+        )
         subject = "Everything" if name == "all" else f"The {name}"
         found.append(
             Measurement(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from sharding.schema import DatasetInfo, split_folders
@@ -74,6 +73,11 @@ def _check_codes(info: DatasetInfo, config: Config) -> None:
     if info.codes is None:
         return
     quantizer = config["codec"]["quantizer"]
-    for name, actual in (("num_codebooks", info.codes.num_codebooks), ("cardinality", info.codes.cardinality)):
+    for name, actual in (
+        ("num_codebooks", info.codes.num_codebooks),
+        ("cardinality", info.codes.cardinality),
+    ):
         if actual != quantizer[name]:
-            raise ValueError(f"the codes were made with {name} {actual}, the experiment has {quantizer[name]}")
+            raise ValueError(
+                f"the codes were made with {name} {actual}, the experiment has {quantizer[name]}"
+            )

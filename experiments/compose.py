@@ -45,7 +45,9 @@ def resolve(config: DictConfig) -> dict[str, Any]:
     """Plain dicts and lists with every interpolation replaced; ValueError names what still has to be given."""
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
-        raise ValueError(f"these settings have no value yet: {', '.join(missing)}; give them as {missing[0]}=...")
+        raise ValueError(
+            f"these settings have no value yet: {', '.join(missing)}; give them as {missing[0]}=..."
+        )
     try:
         resolved = OmegaConf.to_container(config, resolve=True)
     except InterpolationKeyError as error:

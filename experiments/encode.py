@@ -52,7 +52,9 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("dataset", type=Path, help="a dataset of audio, made by lightning-audio shard")
     parser.add_argument("out", type=Path, help="folder for the dataset of codes")
-    parser.add_argument("--codec", type=Path, required=True, help="run folder, checkpoint or package of the codec")
+    parser.add_argument(
+        "--codec", type=Path, required=True, help="run folder, checkpoint or package of the codec"
+    )
     parser.add_argument("--batch-size", type=int, default=16, help="clips of equal length per batch")
     parser.add_argument("--keep-audio", action="store_true", help="put the audio beside its codes")
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset that is already there")

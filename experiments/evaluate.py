@@ -27,7 +27,18 @@ from eval.protocols import (
     score_steering,
     steering_of,
 )
-from eval.report import Chart, Clip, Curve, Fact, Listening, Sound, Stage, card_report, read_curves, write_report
+from eval.report import (
+    Chart,
+    Clip,
+    Curve,
+    Fact,
+    Listening,
+    Sound,
+    Stage,
+    card_report,
+    read_curves,
+    write_report,
+)
 from eval.steering import AttributeClassifier
 from experiments.compose import compose_config, resolve
 from experiments.generate import generate_in_batches
@@ -49,13 +60,17 @@ def evaluate(config: DictConfig, *, stages: Sequence[StageRecord] = ()) -> Card:
     began, resolved = time.monotonic(), resolve(config)
     model = load(config.model, device=config.device)
     if not isinstance(model, TextToAudio):
-        raise ValueError(f"{config.model} is a {type(model).__name__}; this protocol wants a text-to-audio model")
+        raise ValueError(
+            f"{config.model} is a {type(model).__name__}; this protocol wants a text-to-audio model"
+        )
     clips = _Clips(config, model)
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
 
     codec = score_codec(model.codec, track(clips.batches("test"), "codec"), untrained=_untrained(model))
-    language = score_language_model(model.lm, clips.codes("train"), track(clips.codes("valid"), "language model"))
+    language = score_language_model(
+        model.lm, clips.codes("train"), track(clips.codes("valid"), "language model")
+    )
     listener, known = _teach_listener(config, clips, codec)
     wanted = clips.attributes("test")[: config.num_generations]
     generated = _generate(config, model, wanted, out / "generated")
@@ -102,7 +117,10 @@ def evaluate(config: DictConfig, *, stages: Sequence[StageRecord] = ()) -> Card:
         summary="A codec and a text-to-audio language model, trained from nothing on short made pieces; "
         "what they sound like, and what was measured.",
         stages=[*(Stage(stage.name, stage.seconds, stage.detail) for stage in stages), own],
-        listening=[_reconstructions(codec, model.sample_rate), _generations(config, model, generated, wanted, listener)],
+        listening=[
+            _reconstructions(codec, model.sample_rate),
+            _generations(config, model, generated, wanted, listener),
+        ],
         charts=_charts([Path(run) for run in config.runs]),
         codebook_counts=codec.code_counts,
         config=yaml.safe_dump({"evaluate": resolved, **_run_configs(config.runs)}, sort_keys=False),
@@ -201,7 +219,9 @@ def _codes_by_frequency(model: TextToAudio, clips: _Clips, number: int, seed: in
     """Clips decoded from codes drawn by how often each occurs: what a model without any sense of time makes."""
     batch = next(iter(clips.codes("train")))
     assert batch.codes is not None
-    codes = torch.cat([b.codes for b in clips.codes("train") if b.codes is not None]).transpose(0, 1).flatten(1)
+    codes = (
+        torch.cat([b.codes for b in clips.codes("train") if b.codes is not None]).transpose(0, 1).flatten(1)
+    )
     generator = torch.Generator().manual_seed(seed)
     shape = (number, batch.codes.shape[-1])
     drawn = torch.stack([row[torch.randint(len(row), shape, generator=generator)] for row in codes], dim=1)
@@ -252,18 +272,24 @@ def _charts(runs: Sequence[Path]) -> list[Chart]:
             curves = _curves(run, {f"{stage}/{column}": name for column, name in names.items()})
             if curves:
                 word = "training" if stage == "train" else "validation"
-                charts.append(Chart(f"{run.name}: {word} losses", "step", "loss", curves, smooth=stage == "train"))
+                charts.append(
+                    Chart(f"{run.name}: {word} losses", "step", "loss", curves, smooth=stage == "train")
+                )
     return charts
 
 
 def _curves(run: Path, columns: dict[str, str]) -> dict[str, Curve]:
     """Curves joined over the lives of a run; where two lives logged a step, the later one counts."""
     points: dict[str, dict[float, float]] = {}
-    logs = sorted((run / "logs").glob("version_*/metrics.csv"), key=lambda p: int(p.parent.name.partition("_")[2]))
+    logs = sorted(
+        (run / "logs").glob("version_*/metrics.csv"), key=lambda p: int(p.parent.name.partition("_")[2])
+    )
     for log in logs:
         for name, curve in read_curves(log, columns).items():
             points.setdefault(name, {}).update(zip(curve.steps, curve.values, strict=True))
-    return {name: Curve(*map(list, zip(*sorted(values.items()), strict=True))) for name, values in points.items()}
+    return {
+        name: Curve(*map(list, zip(*sorted(values.items()), strict=True))) for name, values in points.items()
+    }
 
 
 def _run_configs(runs: Sequence[str]) -> dict[str, Any]:

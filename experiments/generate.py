@@ -39,7 +39,9 @@ def generate(config: DictConfig) -> list[Path]:
     resolved = resolve(config)
     texts = [str(text) for text in resolved["texts"]]
     if not texts:
-        raise ValueError('nothing to generate: give a text, as in lightning-audio generate model=... "a text"')
+        raise ValueError(
+            'nothing to generate: give a text, as in lightning-audio generate model=... "a text"'
+        )
     model = load(config.model, device=config.device)
     if not isinstance(model, TextToAudio):
         raise ValueError(f"{config.model} is a {type(model).__name__}, which cannot generate from text")

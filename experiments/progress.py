@@ -70,7 +70,9 @@ class PlainProgress(L.Callback):
         self._last_line = now
         began, first_step = self._start
         rate = (trainer.global_step - first_step) / max(now - began, 1e-9)
-        left = (trainer.max_steps - trainer.global_step) / rate if trainer.max_steps > 0 and rate > 0 else None
+        left = (
+            (trainer.max_steps - trainer.global_step) / rate if trainer.max_steps > 0 and rate > 0 else None
+        )
         numbers = "  ".join(
             f"{name.removeprefix('train/')} {float(value):.3f}"
             for name, value in sorted(trainer.logged_metrics.items())

@@ -157,7 +157,9 @@ def main(arguments: list[str]) -> None:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--out", default="runs/quickstart", help="folder for everything (default: runs/quickstart)")
+    parser.add_argument(
+        "--out", default="runs/quickstart", help="folder for everything (default: runs/quickstart)"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     options = parser.parse_args(arguments)
     torch.set_float32_matmul_precision("high")

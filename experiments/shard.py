@@ -30,7 +30,9 @@ def print_report(report: ShardReport) -> None:
     """What was written, split by split, and what was left out with its reason."""
     for name, info in report.splits.items():
         rates = ", ".join(f"{rate} Hz" for rate in info.sample_rates)
-        print(f"{name}: {info.num_samples} clips, {info.duration / 60:.1f} min, {len(info.shards)} shards, {rates}")
+        print(
+            f"{name}: {info.num_samples} clips, {info.duration / 60:.1f} min, {len(info.shards)} shards, {rates}"
+        )
     for skipped in report.skipped[:10]:
         print(f"skipped {skipped.name}: {skipped.reason}")
     if len(report.skipped) > 10:
@@ -48,13 +50,25 @@ def main(arguments: list[str]) -> None:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", type=Path, help="a folder of audio, a captions table, or an AudioCraft manifest")
+    parser.add_argument(
+        "source", type=Path, help="a folder of audio, a captions table, or an AudioCraft manifest"
+    )
     parser.add_argument("out", type=Path, help="folder for the dataset")
-    parser.add_argument("--captions", type=Path, help="a .csv, .tsv or .jsonl table that names files in the folder")
-    parser.add_argument("--caption-from", choices=["folder", "file"], help="captions out of names, if there are none")
-    parser.add_argument("--sample-rate", type=int, metavar="HZ", help="re-encode to this rate as FLAC (default: keep)")
-    parser.add_argument("--channels", type=int, help="re-encode to this many channels as FLAC (default: keep)")
-    parser.add_argument("--fractions", type=_fractions, metavar="T,V,E", help="of train, valid, test (0.9,0.05,0.05)")
+    parser.add_argument(
+        "--captions", type=Path, help="a .csv, .tsv or .jsonl table that names files in the folder"
+    )
+    parser.add_argument(
+        "--caption-from", choices=["folder", "file"], help="captions out of names, if there are none"
+    )
+    parser.add_argument(
+        "--sample-rate", type=int, metavar="HZ", help="re-encode to this rate as FLAC (default: keep)"
+    )
+    parser.add_argument(
+        "--channels", type=int, help="re-encode to this many channels as FLAC (default: keep)"
+    )
+    parser.add_argument(
+        "--fractions", type=_fractions, metavar="T,V,E", help="of train, valid, test (0.9,0.05,0.05)"
+    )
     parser.add_argument("--group", help="attribute that must not be in two splits, such as artist")
     parser.add_argument("--group-pattern", help="the same, by a regular expression on the file's name")
     parser.add_argument("--samples-per-shard", type=int, default=1000)

@@ -160,7 +160,7 @@ class TextToAudio(nn.Module):
             codes = torch.cat([codes[..., :start], decoding.codes()], dim=-1)
 
     def _decode_span(self, codes: Tensor, start: int, end: int, context: int) -> Tensor:
-!!        """Audio [C, L] of frames start .. end, decoded from `context` frames before to the last one of `codes`."""
+        """Audio [C, L] of frames start .. end, decoded with `context` frames before and what follows."""
         first = max(start - context, 0)
         wav = self.codec.decode(codes[..., first:]).float()
         hop = self.codec.hop_length
@@ -175,7 +175,7 @@ class TextToAudio(nn.Module):
         start: int,
         length: int,
     ) -> Decoding:
-!!        """The run that continues `codes` within the window of `length` frames that begins at frame `start`."""
+        """The run that continues `codes` within the window of `length` frames from frame `start` on."""
         return Decoding(
             self.lm,
             items,
@@ -210,7 +210,7 @@ class TextToAudio(nn.Module):
             raise ValueError("there is nothing to generate: no texts, no attributes, no num_samples")
         if any(texts or ()) and "description" not in self.lm.conditioning.conditioners:
             raise ValueError(
-                f"this model takes no text; it knows {list(self.lm.conditioning.conditioners) or 'no attributes'}"
+                f"this model takes no text; it knows {list(self.lm.conditioning.conditioners) or 'nothing'}"
             )
         items = [dict(item) for item in attributes] if attributes is not None else [{} for _ in range(size)]
         for item, text in zip(items, texts or (), strict=False):
@@ -230,7 +230,8 @@ class TextToAudio(nn.Module):
         stride = 0.6 * self.max_duration if extend_stride is None else extend_stride
         if not 0 < stride < self.max_duration:
             raise ValueError(
-                f"extend_stride is {stride} s; want more than 0 s and less than max_duration, {self.max_duration} s"
+                f"extend_stride is {stride} s; want more than 0 s and less than max_duration, "
+                f"{self.max_duration} s"
             )
         window = int(self.max_duration * self.frame_rate + 1e-6)
         return window, max(int(stride * self.frame_rate + 1e-6), 1)
@@ -264,7 +265,8 @@ class TextToAudio(nn.Module):
         seconds = prompt.shape[-1] / sample_rate
         if int(seconds * self.frame_rate) >= total:
             raise ValueError(
-                f"the prompt lasts {seconds:g} s, the whole clip {total / self.frame_rate:g} s: nothing to add"
+                f"the prompt lasts {seconds:g} s, the whole clip {total / self.frame_rate:g} s: "
+                "there is nothing to add"
             )
         weight = next(self.codec.parameters())
         wav = convert(prompt, sample_rate, self.sample_rate, self.channels).to(weight.device, weight.dtype)

@@ -34,7 +34,8 @@ LAYERS = (
 def _modules() -> dict[str, Path]:
     paths = (path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
     return {
-        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in paths
     }
 
 
@@ -71,7 +72,9 @@ def test_arrows_point_down(module: str) -> None:
         if other in FOLDERS and other != folder:
             assert other in MAY_IMPORT[folder], f"{module} imports {name}"
         if folder == "datamodules" and other == "sharding":
-            assert name == "sharding.schema", f"{module} imports {name}; datamodules sees only sharding.schema"
+            assert name == "sharding.schema", (
+                f"{module} imports {name}; datamodules sees only sharding.schema"
+            )
 
 
 def _layer(module: str) -> int | None:

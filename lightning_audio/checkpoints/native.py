@@ -41,7 +41,9 @@ def _refuse_foreign_targets(node: Any) -> None:
             found = get_object(target) if target.startswith("lightning_audio.") else None
             # The dotted path could wander out of the project through a module's own imports.
             if not isinstance(found, type) or not found.__module__.startswith("lightning_audio."):
-                raise ValueError(f"the checkpoint's config asks for {target!r}, which is no class of this project")
+                raise ValueError(
+                    f"the checkpoint's config asks for {target!r}, which is no class of this project"
+                )
         for child in node.values():
             _refuse_foreign_targets(child)
     elif isinstance(node, list):
@@ -118,7 +120,9 @@ def _preferred_checkpoint(run_dir: Path) -> Path:
     for name in ("best.ckpt", "last.ckpt"):
         if (file := run_dir / "checkpoints" / name).is_file():
             return file
-    raise FileNotFoundError(f"{run_dir} holds no checkpoint yet (looked for checkpoints/best.ckpt and last.ckpt)")
+    raise FileNotFoundError(
+        f"{run_dir} holds no checkpoint yet (looked for checkpoints/best.ckpt and last.ckpt)"
+    )
 
 
 def _model_weights(checkpoint: Mapping[str, Any], file: Path) -> dict[str, Tensor]:

@@ -66,7 +66,9 @@ class Balancer(nn.Module):
         names = list(gradients)
         unknown = sorted(set(names) - set(self.weights))
         if unknown:
-            raise ValueError(f"no weight for the losses {unknown}; there are weights for {sorted(self.weights)}")
+            raise ValueError(
+                f"no weight for the losses {unknown}; there are weights for {sorted(self.weights)}"
+            )
         averages = self._averaged_norms(gradients)
         if self.enabled:
             total_weight = sum(self.weights[name] for name in names)

@@ -91,7 +91,12 @@ class CodebookLearning:
     """
 
     def __init__(
-        self, *, decay: float = 0.99, kmeans_iterations: int = 50, min_usage: float = 0.1, epsilon: float = 1e-5
+        self,
+        *,
+        decay: float = 0.99,
+        kmeans_iterations: int = 50,
+        min_usage: float = 0.1,
+        epsilon: float = 1e-5,
     ) -> None:
         self.decay = decay
         self.kmeans_iterations = kmeans_iterations
@@ -99,7 +104,9 @@ class CodebookLearning:
         self.epsilon = epsilon
 
     @torch.no_grad()
-    def prepare(self, books: Codebooks, level: int, vectors: Tensor, generator: torch.Generator | None) -> None:
+    def prepare(
+        self, books: Codebooks, level: int, vectors: Tensor, generator: torch.Generator | None
+    ) -> None:
         """Before `vectors` [M, D] are compared with codebook `level`: set it from them if it was never set."""
         if books.all_inited() or books.inited[level]:
             return
@@ -112,7 +119,9 @@ class CodebookLearning:
         books.inited[level] = True
 
     @torch.no_grad()
-    def update(self, books: Codebooks, vectors: Tensor, codes: Tensor, generator: torch.Generator | None) -> None:
+    def update(
+        self, books: Codebooks, vectors: Tensor, codes: Tensor, generator: torch.Generator | None
+    ) -> None:
         """One step of learning from vectors [K', M, D] and the codes [K', M] that they chose."""
         levels, num_vectors, dim = vectors.shape
         cardinality = books.embed.shape[1]
@@ -123,7 +132,9 @@ class CodebookLearning:
         stats = stats.view(levels, cardinality, 1 + dim)
         candidates = self._candidates(vectors, cardinality, generator)
         # One reduction for all: each rank fills in the candidates that it owns and zero for the others.
-        counts, sums, candidates = _sum_over_ranks(torch.cat([stats, candidates], -1)).split([1, dim, dim], -1)
+        counts, sums, candidates = _sum_over_ranks(torch.cat([stats, candidates], -1)).split(
+            [1, dim, dim], -1
+        )
 
         count, embed_sum = books.count[:levels], books.embed_sum[:levels]
         count.lerp_(counts.squeeze(-1), 1 - self.decay)
@@ -141,9 +152,7 @@ class CodebookLearning:
         """
         levels, num_vectors, dim = vectors.shape
         total = num_vectors * _world_size()
-        chosen = torch.stack(
-            [choose(total, cardinality, generator, vectors.device) for _ in range(levels)]
-        )
+        chosen = torch.stack([choose(total, cardinality, generator, vectors.device) for _ in range(levels)])
         mine = chosen - num_vectors * (dist.get_rank() if _world_size() > 1 else 0)
         inside = (mine >= 0) & (mine < num_vectors)
         picked = vectors.gather(1, mine.clamp(0, num_vectors - 1)[..., None].expand(-1, -1, dim))
@@ -179,7 +188,9 @@ class AudioCraftLearning(CodebookLearning):
         self.dead_code_threshold = dead_code_threshold
 
     @torch.no_grad()
-    def prepare(self, books: Codebooks, level: int, vectors: Tensor, generator: torch.Generator | None) -> None:
+    def prepare(
+        self, books: Codebooks, level: int, vectors: Tensor, generator: torch.Generator | None
+    ) -> None:
         fresh = not bool(books.inited[level])
         super().prepare(books, level, vectors, generator)
         if fresh:

@@ -102,10 +102,14 @@ class EnCodec(nn.Module):
         number = math.floor(bandwidth / self.bandwidth(1) + 1e-6)
         if not 1 <= number <= self.max_codebooks:
             least, most = self.bandwidth(1), self.bandwidth(self.max_codebooks)
-            raise ValueError(f"a bandwidth of {bandwidth} kbit/s; this codec has {least:g} to {most:g} kbit/s")
+            raise ValueError(
+                f"a bandwidth of {bandwidth} kbit/s; this codec has {least:g} to {most:g} kbit/s"
+            )
         return number
 
-    def forward(self, wav: Tensor, *, generator: torch.Generator | None = None, parts: int = 1) -> CodecOutput:
+    def forward(
+        self, wav: Tensor, *, generator: torch.Generator | None = None, parts: int = 1
+    ) -> CodecOutput:
         """wav [B, C, L] through the codec. In training mode the codebooks learn, choices from `generator`.
 
         parts: how many pieces the batch goes in through the encoder and the decoder, which are then computed again
@@ -137,7 +141,9 @@ class EnCodec(nn.Module):
         self._check_wav(wav)
         if bandwidth is not None:
             if num_codebooks is not None:
-                raise ValueError(f"num_codebooks={num_codebooks} and bandwidth={bandwidth} both given: choose one")
+                raise ValueError(
+                    f"num_codebooks={num_codebooks} and bandwidth={bandwidth} both given: choose one"
+                )
             num_codebooks = self.codebooks_within(bandwidth)
         codes, scales = [], []
         for chunk in self._chunks(wav):
@@ -153,7 +159,9 @@ class EnCodec(nn.Module):
         chunks = codes.split(self._frames_per_chunk(codes), -1)
         scales = [None] * len(chunks) if scale is None else list(scale.unbind(1))
         if len(scales) != len(chunks):
-            raise ValueError(f"{codes.shape[-1]} frames are {len(chunks)} chunks, but there are {len(scales)} scales")
+            raise ValueError(
+                f"{codes.shape[-1]} frames are {len(chunks)} chunks, but there are {len(scales)} scales"
+            )
         decoded = [self.decoder(self.quantizer.decode(chunk)) for chunk in chunks]
         return self._joined([_rescaled(wav, s) for wav, s in zip(decoded, scales, strict=True)])
 
@@ -183,7 +191,9 @@ class EnCodec(nn.Module):
             yield wav[..., start : start + self.chunk_length]
 
     def _frames_per_chunk(self, codes: Tensor) -> int:
-        return codes.shape[-1] if self.chunk_length is None else math.ceil(self.chunk_length / self.hop_length)
+        return (
+            codes.shape[-1] if self.chunk_length is None else math.ceil(self.chunk_length / self.hop_length)
+        )
 
     def _joined(self, chunks: list[Tensor]) -> Tensor:
         return chunks[0] if self.chunk_stride is None else overlap_add(chunks, self.chunk_stride)
@@ -240,4 +250,6 @@ def _check_fit(
             f"latent widths differ: encoder {encoder.dim}, quantizer {quantizer.dim}, decoder {decoder.dim}"
         )
     if encoder.hop_length != decoder.hop_length:
-        raise ValueError(f"hop lengths differ: encoder {encoder.hop_length}, decoder {decoder.hop_length} samples")
+        raise ValueError(
+            f"hop lengths differ: encoder {encoder.hop_length}, decoder {decoder.hop_length} samples"
+        )

@@ -39,7 +39,12 @@ class GeneratorLosses:
 
 
 def discriminator_objectives(
-    discriminators: Mapping[str, nn.Module], loss: AdversarialLoss, fake: Tensor, real: Tensor, *, parts: int = 1
+    discriminators: Mapping[str, nn.Module],
+    loss: AdversarialLoss,
+    fake: Tensor,
+    real: Tensor,
+    *,
+    parts: int = 1,
 ) -> Losses:
     """What each discriminator minimises on decoded and real audio [B, C, L], by name.
 

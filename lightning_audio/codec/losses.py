@@ -167,7 +167,11 @@ class NegativeSISNR(nn.Module):
 
     def forward(self, decoded: Tensor, original: Tensor) -> Tensor:
         epsilon = EPSILON * self.segment
-        return -_si_snr(_segments(decoded, self.segment, self.stride), _segments(original, self.segment, self.stride), epsilon).mean()
+        return -_si_snr(
+            _segments(decoded, self.segment, self.stride),
+            _segments(original, self.segment, self.stride),
+            epsilon,
+        ).mean()
 
 
 def _segments(wav: Tensor, segment: int, stride: int) -> Tensor:

@@ -23,7 +23,14 @@ class ResidualBlock(nn.Module):
     """
 
     def __init__(
-        self, channels: int, *, kernel_size: int, dilation: int, compress: int, true_skip: bool, conv: partial[Conv1d]
+        self,
+        channels: int,
+        *,
+        kernel_size: int,
+        dilation: int,
+        compress: int,
+        true_skip: bool,
+        conv: partial[Conv1d],
     ) -> None:
         super().__init__()
         hidden = channels // compress

@@ -112,9 +112,7 @@ class CodecTask(L.LightningModule):
         balanced = self.balancer(weighted)
         pair[0].zero_grad()
         # One backward pass: d(this) / d(decoded) is the balanced gradient.
-        self.manual_backward(
-            (decoded.wav * balanced.gradient).sum() + self.penalty_weight * decoded.penalty
-        )
+        self.manual_backward((decoded.wav * balanced.gradient).sum() + self.penalty_weight * decoded.penalty)
         if self.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.gradient_clip)
         self._refuse_not_finite({**losses.values, "penalty": decoded.penalty.detach()})

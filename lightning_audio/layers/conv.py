@@ -52,7 +52,9 @@ class Conv1d(nn.Module):
         if left == right and self.pad_mode == "constant":  # the kernel can pad by itself: one copy less
             y = F.conv1d(x, weight, bias, self.stride, padding=left, dilation=self.dilation)
         else:
-            y = F.conv1d(pad(x, left, right, self.pad_mode), weight, bias, self.stride, dilation=self.dilation)
+            y = F.conv1d(
+                pad(x, left, right, self.pad_mode), weight, bias, self.stride, dilation=self.dilation
+            )
         return self.norm(y)
 
 
@@ -76,7 +78,9 @@ class ConvTranspose1d(nn.Module):
     ) -> None:
         super().__init__()
         if not causal and trim_right_ratio != 1.0:
-            raise ValueError(f"trim_right_ratio {trim_right_ratio} needs causal=True: without it both sides are trimmed")
+            raise ValueError(
+                f"trim_right_ratio {trim_right_ratio} needs causal=True: without it both sides are trimmed"
+            )
         conv = nn.ConvTranspose1d(in_channels, out_channels, kernel_size, stride=stride)
         self.conv = add_weight_norm(conv) if weight_norm else conv
         self.norm = nn.GroupNorm(1, out_channels) if time_group_norm else nn.Identity()

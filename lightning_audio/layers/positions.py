@@ -30,7 +30,7 @@ class Rotation:
     def __init__(
         self, positions: Tensor, head_dim: int, *, max_period: float, xpos: bool, xpos_base: float = 512.0
     ) -> None:
-!!        """positions [S] or [B, S]; the angles are shared by all layers and heads, so they are computed once."""
+        """positions [S] or [B, S]; all layers and heads share the angles, so they are computed once."""
         pairs = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32)
         position = positions[..., None].float()
         angle = position / max_period ** (pairs / head_dim)

@@ -18,4 +18,6 @@ def in_parts(function: Callable[[Tensor], Tensor], batch: Tensor, *, parts: int)
     if parts == 1:
         return function(batch)
     pieces = batch.chunk(parts)
-    return torch.cat([checkpoint(function, piece, use_reentrant=False, preserve_rng_state=False) for piece in pieces])
+    return torch.cat(
+        [checkpoint(function, piece, use_reentrant=False, preserve_rng_state=False) for piece in pieces]
+    )

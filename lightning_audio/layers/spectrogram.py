@@ -65,7 +65,9 @@ class MelSpectrogram(nn.Module):
         flat = wav.reshape(-1, wav.shape[-1])
         edge = (self.n_fft - self.hop_length) // 2
         if flat.shape[-1] <= edge:
-            raise ValueError(f"{flat.shape[-1]} samples are too few for a spectrogram with windows of {self.n_fft}")
+            raise ValueError(
+                f"{flat.shape[-1]} samples are too few for a spectrogram with windows of {self.n_fft}"
+            )
         flat = F.pad(flat, (edge, edge), "reflect")
         surplus = flat.shape[-1] - self.n_fft
         flat = F.pad(flat, (0, -surplus % self.hop_length if surplus > 0 else -surplus))  # whole frames

@@ -1,5 +1,4 @@
-"""The transformer under every language model here; what it may see (mask) and remembers (cache) are
-arguments.
+"""The transformer under every language model here; what it sees and remembers are arguments.
 
     x -> + self-attention -> (+ cross-attention to the conditions) -> + feed-forward -> ...
 
@@ -86,7 +85,7 @@ class View:
 
 
 class SelfAttention(nn.Module):
-!!    """Attention over the sequence itself; `kv_repeat` neighbouring query heads share one head of keys and values."""
+    """Attention over the sequence itself; `kv_repeat` query heads share one head of keys and values."""
 
     def __init__(self, dim: int, num_heads: int, *, bias: bool, kv_repeat: int, norm: bool, dropout: float):
         super().__init__()

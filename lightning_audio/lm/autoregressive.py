@@ -1,4 +1,4 @@
-!!"""Codes step by step: feed what is there, draw the next step's codes, write them down where nothing stood yet."""
+"""Codes step by step: feed what is there, draw the next ones, write them down where nothing stood yet."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Decoding:
         prompt: Tensor | None = None,
         first_frame: int = 0,
     ) -> None:
-!!        """prompt [B, K, T']: codes of the first frames.   first_frame: where this run stands in a longer clip."""
+        """prompt [B, K, T']: codes of the first frames.   first_frame: this run's place in a longer clip."""
         if not lm.pattern.has_start:
             raise ValueError("this model has no start token: it does not generate step by step")
         prompt_frames = 0 if prompt is None else prompt.shape[-1]

@@ -53,7 +53,7 @@ class Pattern:
         return sequence if num_steps is None else sequence[..., :num_steps]
 
     def revert(self, sequence: Tensor, num_frames: int, missing: int = -1) -> Tensor:
-!!        """Codes in the order of frames, `missing` for those past the end of a cut sequence.  [B, K, S] -> [B, K, T]"""
+        """Codes in the order of frames, `missing` where a cut sequence lacks them.  [B, K, S] -> [B, K, T]"""
         steps, there = self._places(num_frames, sequence.shape[-1], sequence.device)
         return sequence.gather(-1, steps.expand(*sequence.shape[:-1], -1)).where(there, missing)
 
@@ -70,7 +70,7 @@ class Pattern:
         return logits.gather(2, index), there
 
     def _places(self, num_frames: int, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
-!!        """Each code's step, held within a sequence of this length, and whether it is in there.  [K, T] both"""
+        """Each code's step, held within a sequence of this length, and whether it is in it.  [K, T] both"""
         steps = self.steps(num_frames).to(device)
         return steps.clamp(max=length - 1), steps < length
 
@@ -106,7 +106,7 @@ class DelayPattern(Pattern):
 
 
 class ParallelPattern(Pattern):
-!!    """All codes of a frame in one step, each blind to the others.  has_start: begin with the special token."""
+    """All codes of a frame in one step, blind to each other.  has_start: begin with the special token."""
 
     def __init__(self, num_codebooks: int = 4, *, has_start: bool = True) -> None:
         self.num_codebooks, self.has_start = num_codebooks, has_start
@@ -147,7 +147,7 @@ class FlatteningPattern(Pattern):
         return 1 + int(sum((last - delay).clamp(min=0) for delay in self.delays.values()))
 
     def _step_of(self, group: int, time: Tensor) -> Tensor:
-!!        """Where `group` writes at `time`: after the start, all earlier times, and the groups before it now."""
+        """Where `group` writes at `time`: after the start, all earlier times, and the groups before it."""
         earlier = torch.stack([(time - delay).clamp(min=0) for delay in self.delays.values()]).sum(dim=0)
         before = self.groups[: self.groups.index(group)]
         now = sum(((time >= self.delays[other]).long() for other in before), torch.zeros_like(time))

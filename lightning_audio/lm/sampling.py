@@ -60,7 +60,7 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
-!!    """Logits with -inf but for the fewest largest ones whose probabilities add up to p; at least one stays."""
+    """Logits with -inf but for the fewest whose probabilities add up to p; at least one stays."""
     probabilities, order = logits.softmax(dim=-1).sort(dim=-1, descending=True)
     beyond = probabilities.cumsum(dim=-1) - probabilities > p
     return logits.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), -torch.inf)

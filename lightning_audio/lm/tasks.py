@@ -130,7 +130,7 @@ class TokenLMTask(L.LightningModule):
             self._averaged = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-!!        """Adds the averages, the codec's hash, and the random states of all ranks (Lightning keeps rank 0's)."""
+        """Adds the averages, the codec's hash, and all ranks' random states (Lightning keeps rank 0's)."""
         states: list[Any] = [(self.generator.get_state(), self.rng.getstate())]
         if dist.is_initialized():
             own = states[0]
@@ -195,7 +195,7 @@ class TokenLMTask(L.LightningModule):
         return codes, num_frames
 
     def _log(self, stage: str, result: CodebookLoss, batch_size: int) -> None:
-!!        """Loss and perplexity, over all and of each codebook; in validation the means over the whole split."""
+        """Loss and perplexity, over all and of each codebook; in validation means over the whole split."""
         each = stage == "valid"
         values = {"loss": result.loss.detach(), "perplexity": result.loss.detach().exp()}
         for k, loss in enumerate(result.per_codebook, start=1):

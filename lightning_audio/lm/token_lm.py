@@ -188,7 +188,7 @@ class TokenLM(nn.Module):
 
     @torch.no_grad()
     def _init_weights(self) -> None:
-!!        """A Gaussian of 1 / sqrt(width that comes in), cut at three sigma; the n-th layer's is sqrt(2 n) narrower."""
+        """A Gaussian of 1 / sqrt(width that comes in), cut at 3 sigma; in layer n sqrt(2 n) narrower."""
         for weight in (self.embedding.weight, self.heads.weight):
             _gaussian(weight, 1.0)
         for depth, layer in enumerate(self.transformer.layers, start=1):

@@ -92,10 +92,14 @@ def seanet_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
     options = dict(options)
     activation, alpha = options.pop("activation", "ELU"), options.pop("activation_params", None)
     if activation != "ELU" or (alpha or {"alpha": 1.0}) != {"alpha": 1.0}:
-        raise ValueError(f"a codec with the activation {activation!r} {alpha}; only ELU with alpha 1 is known")
+        raise ValueError(
+            f"a codec with the activation {activation!r} {alpha}; only ELU with alpha 1 is known"
+        )
     norm = options.pop("norm", "none")
     if norm not in _NORMS or options.pop("norm_params", None):
-        raise ValueError(f"a codec with the norm {norm!r} and parameters of its own; known are {sorted(_NORMS)}")
+        raise ValueError(
+            f"a codec with the norm {norm!r} and parameters of its own; known are {sorted(_NORMS)}"
+        )
     arguments = {"weight_norm": norm == "weight_norm", "time_group_norm": norm == "time_group_norm"}
     final, final_options = options.pop("final_activation", None), options.pop("final_activation_params", None)
     if final is not None:

@@ -25,6 +25,7 @@ from lightning_audio.conditioning.conditioning import WAYS, Conditioning
 from lightning_audio.conditioning.labels import HashedLabelConditioner
 from lightning_audio.conditioning.text import T5Conditioner
 from lightning_audio.generate import SamplingSettings, TextToAudio
+from lightning_audio.layers.transformer import Activation
 from lightning_audio.lm.patterns import (
     CoarseFirstPattern,
     DelayPattern,
@@ -64,7 +65,7 @@ RULES = [
     ),
     (r"condition_provider\.conditioners\.(\w+)\.embed\.weight", r"conditioning.conditioners.\1.embed.weight"),
 ]
-ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}
+ACTIVATIONS: dict[str, Activation] = {"gelu": F.gelu, "relu": F.relu}
 
 
 def read_lm(file: Path, *, text_encoder: str | Path | None = None) -> tuple[TokenLM, dict[str, Any]]:

@@ -20,7 +20,9 @@ def read_package(file: Path) -> tuple[dict[str, Tensor], DictConfig]:
     """The weights of a `state_dict.bin` or `compression_state_dict.bin` in float32, and its config."""
     package = read_file(file)
     if "pretrained" in package:
-        raise ValueError(f"{file} holds no weights but a pointer to {package['pretrained']!r}: load that instead")
+        raise ValueError(
+            f"{file} holds no weights but a pointer to {package['pretrained']!r}: load that instead"
+        )
     if missing := {"best_state", "xp.cfg"} - package.keys():
         raise ValueError(f"{file} is no packaged AudioCraft model: it lacks {sorted(missing)}")
     state = {name: tensor.float() for name, tensor in package["best_state"].items()}

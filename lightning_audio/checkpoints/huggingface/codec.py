@@ -61,7 +61,11 @@ def read_codec(folder: Path) -> EnCodec:
     weights, pickled = folder / "model.safetensors", folder / "pytorch_model.bin"
     if not weights.is_file() and not pickled.is_file():
         raise FileNotFoundError(f"{folder} holds neither {weights.name} nor {pickled.name}")
-    state = load_file(weights) if weights.is_file() else torch.load(pickled, map_location="cpu", weights_only=True)
+    state = (
+        load_file(weights)
+        if weights.is_file()
+        else torch.load(pickled, map_location="cpu", weights_only=True)
+    )
     codec = build_codec(config)
     load_strict(codec, convert_state(state))
     return codec.eval().requires_grad_(False)

@@ -46,7 +46,9 @@ class STFTDiscriminator(nn.Module):
 
         time, freq = kernel_size
         widths = [min(filters * filters_scale**layer, max_filters) for layer in range(len(dilations) + 2)]
-        convs: list[nn.Module] = [nn.Conv2d(2 * channels, filters, kernel_size, padding=(time // 2, freq // 2))]
+        convs: list[nn.Module] = [
+            nn.Conv2d(2 * channels, filters, kernel_size, padding=(time // 2, freq // 2))
+        ]
         width = filters
         for dilation, wider in zip(dilations, widths[1:], strict=False):
             padding = (dilation * (time - 1) // 2, freq // 2)

@@ -23,7 +23,9 @@ def our_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if key.endswith("window"):
             continue
         key = re.sub(r"convs\.0\.1\.conv", "convs.0.conv", key).replace(".conv.", ".")
-        if key.rsplit(".", 1)[0] + ".weight_orig" in {k.replace("convs.0.1.conv", "convs.0.conv").replace(".conv.", ".") for k in state}:
+        if key.rsplit(".", 1)[0] + ".weight_orig" in {
+            k.replace("convs.0.1.conv", "convs.0.conv").replace(".conv.", ".") for k in state
+        }:
             key = key.replace("weight_orig", "parametrizations.weight.original")
             key = re.sub(r"weight_([uv])$", r"parametrizations.weight.0._\1", key)
         renamed[key] = value

@@ -18,7 +18,13 @@ from lightning_audio.codec.seanet import SEANetDecoder, SEANetEncoder
 def tiny(**options: Any) -> EnCodec:
     torch.manual_seed(0)
     channels = options.get("channels", 1)
-    shape: dict[str, Any] = {"channels": channels, "dim": 8, "num_filters": 2, "ratios": (5, 4), "num_lstm_layers": 1}
+    shape: dict[str, Any] = {
+        "channels": channels,
+        "dim": 8,
+        "num_filters": 2,
+        "ratios": (5, 4),
+        "num_lstm_layers": 1,
+    }
     return EnCodec(
         encoder=SEANetEncoder(**shape),
         decoder=SEANetDecoder(**shape),
@@ -114,7 +120,12 @@ def test_overlapping_chunks_of_one_signal_give_it_back() -> None:
 def test_parts_that_do_not_fit_are_refused() -> None:
     codec = tiny()
     shape: dict[str, Any] = {"num_filters": 2, "ratios": (5, 4)}
-    parts = {"encoder": codec.encoder, "decoder": codec.decoder, "quantizer": codec.quantizer, "sample_rate": 1000}
+    parts = {
+        "encoder": codec.encoder,
+        "decoder": codec.decoder,
+        "quantizer": codec.quantizer,
+        "sample_rate": 1000,
+    }
     with pytest.raises(ValueError, match="encoder 8, quantizer 8, decoder 16"):
         EnCodec(**{**parts, "decoder": SEANetDecoder(dim=16, **shape)})
     with pytest.raises(ValueError, match="encoder 20, decoder 10"):

@@ -76,7 +76,9 @@ def test_two_steps_equal_the_reference(shared_reference: Path) -> None:
             assert value == pytest.approx(wanted[name], rel=1e-4), name
 
     final = case["outputs"]["final"]["tensors"]
-    state = {k.replace("parametrizations.weight.original0", "weight_g"): v for k, v in codec.state_dict().items()}
+    state = {
+        k.replace("parametrizations.weight.original0", "weight_g"): v for k, v in codec.state_dict().items()
+    }
     for key in ("encoder.layers.0.conv.bias", "encoder.layers.0.conv.weight_g", "decoder.layers.0.conv.bias"):
         value = final["model." + key.replace(".layers.", ".model.").replace(".conv.", ".conv.conv.")]
         torch.testing.assert_close(state[key], value, rtol=1e-3, atol=1e-6)
@@ -91,7 +93,9 @@ class CountingJudge(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.judge = MultiScaleSTFTDiscriminator(filters=2, n_ffts=(64,), hop_lengths=(16,), win_lengths=(64,))
+        self.judge = MultiScaleSTFTDiscriminator(
+            filters=2, n_ffts=(64,), hop_lengths=(16,), win_lengths=(64,)
+        )
         self.calls = 0
 
     def forward(self, wav: Tensor) -> Any:

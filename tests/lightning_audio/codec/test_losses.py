@@ -63,7 +63,9 @@ def test_relative_feature_matching_has_no_scale() -> None:
     torch.manual_seed(0)
     fake, real = [torch.randn(2, 3, 4)], [torch.randn(2, 3, 4)]
     relative = FeatureMatchingLoss(relative=True)
-    torch.testing.assert_close(relative(fake, real), relative([100 * f for f in fake], [100 * r for r in real]))
+    torch.testing.assert_close(
+        relative(fake, real), relative([100 * f for f in fake], [100 * r for r in real])
+    )
     torch.testing.assert_close(relative(fake, real), (fake[0] - real[0]).abs().mean() / real[0].abs().mean())
 
 

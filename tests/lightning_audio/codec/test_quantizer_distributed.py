@@ -49,4 +49,6 @@ def test_two_ranks_equal_the_joined_batch(tmp_path: Path) -> None:
     torch.testing.assert_close(balanced, joined.pop("balanced"))
     for rank in ranks:
         for name, value in joined.items():
-            torch.testing.assert_close(rank[name], value, rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+            torch.testing.assert_close(
+                rank[name], value, rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
+            )

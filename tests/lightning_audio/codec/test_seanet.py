@@ -58,7 +58,13 @@ def test_equals_the_reference(shared_reference: Path, name: str, folded: bool) -
 
 def test_the_causal_codec_does_not_look_ahead() -> None:
     torch.manual_seed(0)
-    options: dict[str, Any] = {"dim": 8, "num_filters": 2, "ratios": (4, 2), "causal": True, "num_lstm_layers": 1}
+    options: dict[str, Any] = {
+        "dim": 8,
+        "num_filters": 2,
+        "ratios": (4, 2),
+        "causal": True,
+        "num_lstm_layers": 1,
+    }
     encoder, decoder = SEANetEncoder(**options), SEANetDecoder(**options)
     wav = torch.randn(1, 1, 64, requires_grad=True)
     decoder(encoder(wav))[0, 0, 31].backward()

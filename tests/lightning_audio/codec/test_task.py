@@ -58,12 +58,12 @@ def make_batches(number: int, sample_rate: int = RATE) -> list[AudioBatch]:
     generator = torch.Generator().manual_seed(3)
     pitch = 200 + 600 * torch.rand(number, 4, 1, 1, generator=generator)
     wav = 0.3 * torch.sin(2 * torch.pi * pitch * torch.arange(1600) / RATE)
-    return [
-        AudioBatch(keys=list("abcd"), sample_rate=sample_rate, attributes=[{}] * 4, wav=w) for w in wav
-    ]
+    return [AudioBatch(keys=list("abcd"), sample_rate=sample_rate, attributes=[{}] * 4, wav=w) for w in wav]
 
 
-def fit(task: CodecTask, batches: list[AudioBatch], folder: Path, *, resume: Path | None = None, **options: Any) -> L.Trainer:
+def fit(
+    task: CodecTask, batches: list[AudioBatch], folder: Path, *, resume: Path | None = None, **options: Any
+) -> L.Trainer:
     def loader() -> DataLoader[AudioBatch]:
         return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
 
@@ -89,7 +89,16 @@ def test_it_learns(tmp_path: Path) -> None:
     trainer = fit(task, batches, tmp_path, check_val_every_n_epoch=1)
     assert trainer.global_step == task.num_steps == 60  # the discriminators' steps are not counted
     assert trainer.callback_metrics["val/mel"] < 0.5 * sum(before) / len(before)
-    for name in ("l1", "adv", "feat", "discriminator_msstft", "scale_feat", "share_l1", "perplexity_1", "penalty"):
+    for name in (
+        "l1",
+        "adv",
+        "feat",
+        "discriminator_msstft",
+        "scale_feat",
+        "share_l1",
+        "perplexity_1",
+        "penalty",
+    ):
         assert trainer.callback_metrics[f"train/{name}"].isfinite()
 
 
@@ -100,7 +109,9 @@ def test_accumulation_equals_the_large_batch(tmp_path: Path) -> None:
         fit(task, make_batches(3), tmp_path, limit_val_batches=0)
     other = parted.state_dict()
     for name, value in whole.state_dict().items():
-        torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            other[name], value, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 def test_a_resumed_run_is_the_run_that_was_not_interrupted(tmp_path: Path) -> None:
@@ -116,8 +127,13 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(tmp_path: Path) -> No
     assert (second.num_steps, first.num_steps) == (3, 3)
     # The loader of this test cannot skip what was seen, so the second half is a list of its own.
     trainer = L.Trainer(
-        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, max_steps=3,
-        enable_model_summary=False, limit_val_batches=0,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        max_steps=3,
+        enable_model_summary=False,
+        limit_val_batches=0,
     )
 
     class Restore(L.Callback):

@@ -1,4 +1,4 @@
-!!"""The transformer equals the original implementation, in one pass, in chunks and step by step; and looks not ahead."""
+"""The transformer equals the original, in one pass, in chunks and step by step; and does not look ahead."""
 
 from __future__ import annotations
 

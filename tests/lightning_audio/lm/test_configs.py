@@ -32,7 +32,7 @@ def build(name: str, codec: str) -> TokenLM:
 
 
 def arithmetic(layers: int, dim: int, text_dim: int, *, codebooks: int = 4, cardinality: int = 2048) -> int:
-!!    """Per layer 4 + 4 dim^2 for attention and 8 dim^2 for the feed-forward, three norms; tables, heads, projection."""
+    """Per layer 4 + 4 + 8 squares (attentions, feed-forward) and three norms; tables, heads, projection."""
     layer = (4 + 4 + 8) * dim**2 + 3 * 2 * dim
     tables = codebooks * (2 * cardinality + 1) * dim
     return layers * layer + tables + 2 * dim + (text_dim + 1) * dim

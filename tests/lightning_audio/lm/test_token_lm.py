@@ -149,7 +149,7 @@ ITEMS = [
     ],
 )
 def test_an_item_is_the_same_alone_and_in_a_batch(fuse: dict[str, list[str]]) -> None:
-!!    """Text is padded to the longest in the batch; what a model trained here makes of an item does not change."""
+    """Text is padded to the longest in the batch; what a model makes of an item does not change."""
     lm = tiny(fuse)
     codes = torch.randint(10, (3, 3, 7))
     with torch.no_grad():
