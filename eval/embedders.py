@@ -36,7 +36,9 @@ class LatentCodec(Protocol):
 
     sample_rate: int
     channels: int
-    frame_rate: float
+
+    @property
+    def frame_rate(self) -> float: ...
 
     def encode_latent(self, wav: Tensor) -> Tensor: ...
 
@@ -67,7 +69,7 @@ class CodecLatentEmbedder:
 class LogMelEmbedder:
     """Mean and standard deviation over time of log-mel frames (dB / 10): timbre and how it moves."""
 
-    weights_hash = None
+    weights_hash: str | None = None
 
     def __init__(self, *, sample_rate: int = 16_000, num_mels: int = 64, spread: bool = True) -> None:
         self.sample_rate = sample_rate

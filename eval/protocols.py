@@ -56,7 +56,8 @@ def score_codec(
     examples: list[tuple[str, Tensor, Tensor, float]] = []
     reconstructions: list[Tensor] = []
     for batch in (batch.to(device) for batch in batches):
-        assert batch.wav is not None and batch.num_samples is not None
+        assert batch.wav is not None
+        assert batch.num_samples is not None
         faults |= clip_faults(batch.wav, batch.keys, batch.num_samples)
         decoded = codec(batch.wav)
         estimates = {
@@ -155,7 +156,8 @@ def score_language_model(
 
 def _codes_and_mask(batch: AudioBatch) -> tuple[Tensor, Tensor]:
     """codes [B, K, T] and, of the same shape, True where a frame belongs to its clip."""
-    assert batch.codes is not None and batch.num_frames is not None
+    assert batch.codes is not None
+    assert batch.num_frames is not None
     frames = torch.arange(batch.codes.shape[-1], device=batch.codes.device)
     return batch.codes, (frames < batch.num_frames[:, None])[:, None].expand_as(batch.codes)
 

@@ -86,6 +86,6 @@ def _leaf_names(config: Any, prefix: str = "") -> list[str]:
     names: list[str] = []
     if isinstance(plain, dict):
         for key, value in plain.items():
-            name = f"{prefix}{key}"
-            names += [name, *_leaf_names(value, f"{name}.")]
+            name = prefix + str(key)
+            names += [name, *_leaf_names(value, name + ".")]
     return names

@@ -18,7 +18,7 @@ from datamodules.audio import AudioDataModule
 from datamodules.tokens import TokenDataModule
 from eval.card import Card, Durations, EmbedderInfo
 from eval.clip_scores import clip_faults
-from eval.embedders import CodecLatentEmbedder, LogMelEmbedder
+from eval.embedders import CodecLatentEmbedder, Embedder, LogMelEmbedder
 from eval.protocols import (
     CodecScores,
     score_codec,
@@ -47,7 +47,7 @@ from experiments.stages import StageRecord
 from lightning_audio import EnCodec, TextToAudio, load
 from lightning_audio.audio import write
 from lightning_audio.batch import Attributes, AudioBatch
-from lightning_audio.checkpoints.native import build
+from lightning_audio.checkpoints.native import build, config_of
 from lightning_audio.hashing import weights_hash
 
 EXAMPLE = """\
@@ -76,7 +76,10 @@ def evaluate(config: DictConfig, *, stages: Sequence[StageRecord] = ()) -> Card:
     generated = _generate(config, model, wanted, out / "generated")
     steering = score_steering(generated, wanted, model.sample_rate, listener, known=known)
 
-    embedders = [LogMelEmbedder(sample_rate=model.sample_rate), CodecLatentEmbedder(model.codec)]
+    embedders: list[Embedder] = [
+        LogMelEmbedder(sample_rate=model.sample_rate),
+        CodecLatentEmbedder(model.codec),
+    ]
     reference, shuffled = clips.wavs("test"), _codes_by_frequency(model, clips, len(generated), config.seed)
     distances, canaries = [], []
     for embedder, label in zip(embedders, ("log-mel", "codec latents"), strict=True):
@@ -154,7 +157,8 @@ class _Clips:
         """Every clip [C, L], without padding."""
         found = []
         for batch in self.batches(split):
-            assert batch.wav is not None and batch.num_samples is not None
+            assert batch.wav is not None
+            assert batch.num_samples is not None
             found += [wav[:, :n] for wav, n in zip(batch.wav, batch.num_samples.tolist(), strict=True)]
         return found
 
@@ -170,7 +174,7 @@ def _untrained(model: TextToAudio) -> EnCodec:
     """The model's codec as it was before training, with codebooks that were never set."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        codec = build(model.config["codec"])
+        codec = build(config_of(model)["codec"])
     codec.quantizer.codebooks.embed.data.normal_(generator=torch.Generator().manual_seed(0))
     codec.quantizer.codebooks.inited.fill_(True)
     return codec.eval().to(next(model.parameters()).device)

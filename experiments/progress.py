@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -19,7 +19,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
     """The same items, with the progress shown as they are used up."""
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     if sys.stdout.isatty():
         yield from rich_track(items, description=description, total=total)

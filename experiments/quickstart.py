@@ -9,17 +9,18 @@ import sys
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
+from torch import nn
 
 from datamodules.synthetic import make_corpus, write_corpus
-from experiments.compose import compose_config
+from experiments.compose import compose_config, resolve
 from experiments.encode import encode_dataset
 from experiments.evaluate import evaluate
 from experiments.progress import progress_report
 from experiments.runs import RunLock
 from experiments.stages import StageLog
 from experiments.train import train
-from lightning_audio import export, load
+from lightning_audio import TextToAudio, export, load
 from sharding.sources import find_clips
 from sharding.write import write_shards
 
@@ -48,8 +49,7 @@ def quickstart(config: DictConfig) -> Path:
 
 
 def _make_corpus(config: DictConfig, out: Path) -> str:
-    settings = OmegaConf.to_container(config.corpus, resolve=True)
-    assert isinstance(settings, dict)
+    settings = resolve(config)["corpus"]
     shutil.rmtree(out / "corpus", ignore_errors=True)  # what a killed life left
     pieces = make_corpus(seed=config.seed, **settings)
     counts = write_corpus(out / "corpus", pieces)
@@ -78,8 +78,7 @@ def _train_codec(config: DictConfig, out: Path) -> str:
         *config.codec_overrides,
     ]
     train(compose_config("train", overrides))
-    codec = load(out / "codec", device="cpu")
-    return f"{sum(p.numel() for p in codec.parameters()) / 1e6:.2f} M parameters"
+    return _size(load(out / "codec", device="cpu"))
 
 
 def _encode(config: DictConfig, out: Path) -> str:
@@ -105,7 +104,12 @@ def _train_language_model(config: DictConfig, out: Path) -> str:
     ]
     train(compose_config("train", overrides))
     model = load(out / "musicgen", device="cpu")
-    return f"{sum(p.numel() for p in model.lm.parameters()) / 1e6:.2f} M parameters"
+    assert isinstance(model, TextToAudio)
+    return _size(model.lm)
+
+
+def _size(model: nn.Module) -> str:
+    return f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters"
 
 
 def _evaluate(config: DictConfig, out: Path, stages: StageLog) -> str:

@@ -26,8 +26,7 @@ class TextToAudio(nn.Module):
     """Generates audio from descriptions and other attributes.
 
     codec: its codebooks in use and their size are those of `lm`.
-    max_duration: s, the longest clip that the model was trained on; longer ones are made in overlapping
-        windows.
+    max_duration: s, the longest clip that the model was trained on; longer ones take overlapping windows.
     defaults: how codes are drawn where a call does not say.
     """
 
@@ -135,10 +134,9 @@ class TextToAudio(nn.Module):
         chunk_duration: s, of a chunk; with the lookahead it makes the delay until the first sound.
         lookahead_frames: codes that must follow a chunk before it is decoded, since a codec that is not
             causal looks ahead; the published ones look 5 frames ahead, 0 will do for a causal one.
-        context_duration: s, decoded again before each chunk. Only the codec's LSTM remembers longer than a
-            few
-            frames: with random weights 0.5 s of context leaves a difference of 1e-6 of full scale to
-            `generate`, and a trained one may remember longer. With infinity the difference is rounding only.
+        context_duration: s, decoded again before each chunk. Only the codec's LSTM remembers longer than some
+            frames: with random weights 0.5 s of context differ from `generate` by 1e-6 of full scale, and a
+            trained one may remember longer. With infinity nothing but rounding differs.
         """
         settings = self._settings(sampling)
         items = self._items([text], None if attributes is None else [attributes], None)

@@ -31,7 +31,9 @@ class Codec(Protocol):
 
     sample_rate: int
     channels: int
-    cardinality: int
+
+    @property
+    def cardinality(self) -> int: ...
 
     @property
     def frame_rate(self) -> float: ...

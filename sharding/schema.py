@@ -27,7 +27,7 @@ ATTRIBUTES_PART = "json"
 # A shard's name becomes a path, so it may hold nothing that leaves the folder.
 _SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.tar")
 _MAX_JSON_BYTES = 1 << 29
-# What numpy writes for an array uint16 [K, T], version 1.0 of the format: the header fills a multiple of 64 bytes.
+# What numpy writes for uint16 [K, T]: version 1.0 of the format, the header padded to 64 or 128 bytes in all.
 _CODES_HEADER = re.compile(
     rb"\x93NUMPY\x01\x00[\x36\x76]\x00\{'descr': '<u2', 'fortran_order': False, "
     rb"'shape': \((\d{1,9}), (\d{1,9})\), \} {0,64}\n"
@@ -186,7 +186,7 @@ def parse_codes(
 ) -> np.ndarray:
     """uint16 [K, T] from a `.codes.npy`, trusting nothing in it: ValueError unless it is just that, in range.
 
-    One form of header is known, so that no parser of literals and no pickle ever sees the file; it is also fast.
+    One form of header is known, so that neither a parser of literals nor pickle ever sees the file.
     """
     header = _CODES_HEADER.match(data)
     if header is None:

@@ -1,4 +1,4 @@
-"""What the foreign forms of a codec's weights have in common: one set of buffers per codebook, where ours are stacked."""
+"""What foreign forms of a codec's weights share: one set of buffers per codebook, where ours are stacked."""
 
 from __future__ import annotations
 

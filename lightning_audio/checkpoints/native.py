@@ -76,7 +76,9 @@ def load_native(path: Path, *, text_encoder: str | Path | None = None) -> EnCode
         return _ready(model, {"codec": node})
     codec = _codec_of_run(config, file, path)
     generator = build(config["generation"])(codec=codec, lm=model)
-    return _ready(generator, {"codec": codec.config["codec"], "lm": node, "generation": config["generation"]})
+    return _ready(
+        generator, {"codec": config_of(codec)["codec"], "lm": node, "generation": config["generation"]}
+    )
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:
@@ -90,9 +92,7 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
 
 def export_native(model: EnCodec | TextToAudio, folder: Path) -> Path:
     """Write `model` as a package that `load` opens; it needs nothing of the run that it came from."""
-    config = getattr(model, "config", None)
-    if config is None:
-        raise ValueError("only a model that came from `load` knows the config that its package needs")
+    config = config_of(model)
     parts = {"codec": model} if isinstance(model, EnCodec) else {"codec": model.codec, "lm": model.lm}
     folder.mkdir(parents=True, exist_ok=True)
     for name, part in parts.items():
@@ -103,6 +103,14 @@ def export_native(model: EnCodec | TextToAudio, folder: Path) -> Path:
     partial.write_text(yaml.safe_dump(config, sort_keys=False))
     partial.replace(folder / CONFIG_FILE)  # last: a folder with a config is a whole package
     return folder
+
+
+def config_of(model: nn.Module) -> Config:
+    """The nodes that build a model which came from `load`: "codec", and of a generator "lm" and "generation"."""
+    config = getattr(model, "config", None)
+    if not isinstance(config, dict):
+        raise ValueError("only a model that came from `load` knows the config that builds it")
+    return config
 
 
 def _load_package(folder: Path, text_encoder: str | Path | None) -> EnCodec | TextToAudio:
@@ -170,6 +178,6 @@ def _with_text_encoder(node: Any, text_encoder: str | os.PathLike[str] | None) -
 
 def _ready(model: Any, config: Config) -> Any:
     """The model in eval mode, with the nodes that build it as `.config`."""
-    assert isinstance(model, nn.Module)
+    model.eval().requires_grad_(False)
     model.config = config
-    return model.eval().requires_grad_(False)
+    return model

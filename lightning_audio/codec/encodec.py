@@ -154,7 +154,7 @@ class EnCodec(nn.Module):
         return Encoded(codes=torch.cat(codes, -1), scale=scale)
 
     def decode(self, encoded: Encoded | Tensor) -> Tensor:
-        """Audio [B, C, T * hop_length] (less where chunks overlap) of what `encode` gave, or of bare codes [B, K, T]."""
+        """Audio [B, C, T * hop_length] (less where chunks overlap) of an `Encoded`, or of bare codes [B, K, T]."""
         codes, scale = (encoded, None) if isinstance(encoded, Tensor) else (encoded.codes, encoded.scale)
         chunks = codes.split(self._frames_per_chunk(codes), -1)
         scales = [None] * len(chunks) if scale is None else list(scale.unbind(1))

@@ -239,11 +239,10 @@ class TransformerLayer(nn.Module):
 class Transformer(nn.Module):
     """A stack of layers.
 
-    sinusoidal, rotary, xpos: kinds of positions; they go together, or none. position_scale: factor of the
-    sinusoidal ones.   causal: a step sees no later step.   past_context: how many earlier ones it sees; None
-    = all.
-    kv_repeat: query heads per head of keys and values.   layer_scale: its initial value, None = no such
-        factor.
+    sinusoidal, rotary, xpos: kinds of positions; they go together, or none.
+    position_scale: factor of the sinusoidal ones.
+    causal: a step sees no later step.   past_context: how many earlier ones it sees; None = all.
+    kv_repeat: query heads per head of keys and values.   layer_scale: where it starts; None = no such factor.
     recompute: keep only each layer's input for the backward pass and compute the rest again (less memory).
     """
 

@@ -1,11 +1,9 @@
 """Cross-entropy of codes: per codebook the mean over its tokens, then the mean over the codebooks.
 
 Two ways to the same numbers. `codebook_cross_entropy` takes logits. `heads_cross_entropy` takes what stands
-before the
-heads, and never has all logits in memory: 4 codebooks of 2048 entries for 16 x 1500 steps would be 0.8 GB,
-three times over with their gradient. It goes through the steps in pieces that fit the cache, makes the logits
-of a piece, the loss, and at once the gradient, so that logits are made once and a piece is gone before the
-next one comes.
+before the heads, and never has all logits in memory: 4 codebooks of 2048 entries for 16 x 1500 steps would be
+0.8 GB, three times over with their gradient. It goes through the steps in pieces that fit the cache, makes the
+logits of a piece, the loss, and at once the gradient; then the piece is gone before the next one comes.
 """
 
 from __future__ import annotations
@@ -23,8 +21,11 @@ IGNORE = -100
 
 @dataclass(frozen=True)
 class CodebookLoss:
-    """loss: scalar, the mean over codebooks that have tokens.   per_codebook: [K], without gradient, NaN
-    where a codebook has none.   num_tokens: [K] int64."""
+    """What was lost, as a whole and in parts.
+
+    loss: scalar, the mean over codebooks that have tokens.
+    per_codebook: [K], without gradient, NaN where a codebook has no token.   num_tokens: [K] int64.
+    """
 
     loss: Tensor
     per_codebook: Tensor

@@ -23,10 +23,9 @@ from torch import Tensor
 class Pattern:
     """What follows from the matrix of steps; a pattern has only to give this matrix.
 
-    num_codebooks: K.   max_delay: how many steps at the end hold only late codebooks; training leaves them
-        out.
-    has_start: step 0 holds the special token. Without it a model is told where, not asked what comes next
-        (MAGNeT).
+    num_codebooks: K.
+    max_delay: so many steps at the end hold late codebooks only; training leaves them out.
+    has_start: step 0 holds the special token. Without it (MAGNeT) step s is about itself, not about s + 1.
     """
 
     num_codebooks: int
@@ -131,8 +130,8 @@ class FlatteningPattern(Pattern):
             )
         self.order = list(order)
         self.num_codebooks, self.max_delay = len(self.order), max(delays)
-        # Among what falls on one frame, the latest comes first: it belongs to the earliest frame. A step of the
-        # frame that no codebook uses is there and empty.
+        # Of the groups that fall on one time the latest comes first: its frame is the earliest. A step
+        # that no codebook uses is there and empty.
         inner = range(max(order) + 1)
         self.groups = sorted(inner, key=lambda step: (step in groups, -groups.get(step, 0), step))
         self.delays = {step: groups.get(step, 0) for step in inner}

@@ -32,14 +32,12 @@ class TokenLMTask(L.LightningModule):
     model: what learns, and all that the checkpoint holds of weights.
     codec: makes codes of batches that have only audio. It is frozen and no part of this module: not in the
         checkpoint, whose codec is named by `codec_hash`.
-    optimizer: parameter groups -> optimiser.   schedule: optimiser -> schedule, stepped once per optimiser
-        step.
+    optimizer: parameter groups -> optimiser.   schedule: optimiser -> schedule, stepped along with it.
     weight_decay: of the parameter groups.   decay_vectors: of biases and norms too, as AudioCraft does.
     cfg_dropout: share of steps without any condition.   attribute_dropout: attribute -> share without it.
     per_item_dropout: whether that is drawn for each item, or once for the batch as in AudioCraft.
     merge_fields: attributes that are, now and then, written into the description (MusicGen's text merging).
-    ema_decay, ema_every: of the averaged weights, which validate and are the model that `load` gives; None:
-        none.
+    ema_decay, ema_every: of the averaged weights, which validate and are what `load` gives; None: no average.
     seed: of the dropouts.
     """
 
@@ -114,7 +112,7 @@ class TokenLMTask(L.LightningModule):
 
     def on_train_start(self) -> None:
         if self.global_step == 0 and self.global_rank > 0:
-            # Each rank leaves out other words. Of conditions all drop the same, unless each item is for itself.
+            # Each rank leaves out other words. All drop the same conditions, unless each item is for itself.
             self.rng.seed(self.seed + self.global_rank)
             if self.per_item_dropout:
                 self.generator.manual_seed(self.seed + self.global_rank)

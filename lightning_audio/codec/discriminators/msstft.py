@@ -57,10 +57,9 @@ class STFTDiscriminator(nn.Module):
             )
             convs.append(weight_norm(conv))
             width = wider
-        square = {"kernel_size": (time, time), "padding": (time // 2, time // 2)}
-        convs.append(weight_norm(nn.Conv2d(width, widths[-1], **square)))
+        convs.append(weight_norm(nn.Conv2d(width, widths[-1], (time, time), padding=(time // 2, time // 2))))
         self.convs = nn.ModuleList(convs)
-        self.conv_post = weight_norm(nn.Conv2d(widths[-1], 1, **square))
+        self.conv_post = weight_norm(nn.Conv2d(widths[-1], 1, (time, time), padding=(time // 2, time // 2)))
 
     def forward(self, wav: Tensor) -> Verdict:
         x = self.spectrogram(wav)

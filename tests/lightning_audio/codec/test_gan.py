@@ -70,7 +70,7 @@ def test_two_steps_equal_the_reference(shared_reference: Path) -> None:
         ((decoded.wav * balanced.gradient).sum() + decoded.penalty).backward()
         optimizers[0].step()
         found = {name: float(value) for name, value in losses.values.items()}
-        found |= {"d_loss": float(objective), "penalty": float(decoded.penalty)}
+        found |= {"d_loss": objective.item(), "penalty": decoded.penalty.item()}
         found |= {"g_loss": sum(float(balanced.scales[n] * losses.values[n]) for n in balanced.scales)}
         for name, value in found.items():
             assert value == pytest.approx(wanted[name], rel=1e-4), name
