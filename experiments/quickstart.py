@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -62,7 +61,6 @@ def _make_shards(out: Path) -> str:
             find_clips(out / "corpus"),
             out / "shards",
             samples_per_shard=100,
-            workers=os.cpu_count() or 1,
             overwrite=True,
             progress=progress,
         )

@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 import yaml
 from hydra.utils import instantiate
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from omegaconf import DictConfig
 
@@ -59,9 +60,11 @@ def _wandb_id(run_dir: Path) -> str:
 def build_trainer(config: DictConfig, resolved: dict[str, Any]) -> L.Trainer:
     """The Trainer of the config with its callbacks, loggers and atomic checkpoints."""
     callbacks = [instantiate(node, _convert_="all") for node in config.callbacks.values() if node is not None]
+    progress = progress_callback()
     return instantiate(
         config.trainer,
-        callbacks=[*callbacks, RunRecord(resolved), progress_callback()],
+        callbacks=[*callbacks, RunRecord(resolved), progress],
+        enable_progress_bar=isinstance(progress, ProgressBar),
         logger=loggers(config),
         plugins=[AtomicCheckpointIO()],
         enable_model_summary=False,

@@ -1,8 +1,31 @@
-"""Models of generative audio: `load` one, `generate` with it, `export` it."""
+"""Models of generative audio: `load` one, `generate` with it, `export` it.
 
-from lightning_audio.batch import AudioBatch
-from lightning_audio.checkpoints.load import export, load
-from lightning_audio.codec.encodec import EnCodec
-from lightning_audio.generate import TextToAudio
+The names below are imported when first used, so that a worker process that only reads audio starts at once.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_audio.batch import AudioBatch
+    from lightning_audio.checkpoints.load import export, load
+    from lightning_audio.codec.encodec import EnCodec
+    from lightning_audio.generate import TextToAudio
 
 __all__ = ["AudioBatch", "EnCodec", "TextToAudio", "export", "load"]
+
+_HOMES = {
+    "AudioBatch": "batch",
+    "EnCodec": "codec.encodec",
+    "TextToAudio": "generate",
+    "export": "checkpoints.load",
+    "load": "checkpoints.load",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -19,12 +19,10 @@ def sinusoidal_embedding(positions: Tensor, dim: int, *, max_period: float = 10_
 
 
 class Rotation:
-    """Rotary positions for one forward pass: turns queries and keys by an angle that grows with their
-    position.
+    """Rotary positions for one forward pass: queries and keys are turned by an angle that grows with them.
 
     A product of a query and a key then depends on the distance between them only. With `xpos` it also decays
-    with
-    the distance: queries are scaled by decay^p and keys by decay^-p (arXiv 2212.10554).
+    with the distance: queries are scaled by decay^p and keys by decay^-p (arXiv 2212.10554).
     """
 
     def __init__(

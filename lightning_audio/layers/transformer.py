@@ -26,9 +26,8 @@ class KVCache:
 
     keys, values: one [B, H, capacity, D] tensor per layer, filled up to `length`.
     cross: per layer the keys and values of the conditions, computed on the first call and kept.
-    visible: [B, capacity] bool, False where a step is padding that no later step may see; None when all are
-        visible.
-    shift: [B, 1] int64, how many of an item's steps are such padding and so are not counted in its positions.
+    visible: [B, capacity] bool, False where a step is padding that no later step may see; None: there is none.
+    shift: [B, 1] int64, how many of an item's steps are such padding, which its positions do not count.
     """
 
     def __init__(

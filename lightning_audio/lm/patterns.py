@@ -57,12 +57,10 @@ class Pattern:
         return sequence.gather(-1, steps.expand(*sequence.shape[:-1], -1)).where(there, missing)
 
     def revert_predictions(self, logits: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
-        """The prediction for each code, and whether there is one (a cut sequence lacks the last codes'
-        steps).
+        """The prediction for each code, and whether there is one: a cut sequence lacks the last codes' steps.
 
         logits [B, K, S, card], those of step s about step s + 1 -> [B, K, T, card] and [K, T] bool. Where
-        there is
-        none the numbers mean nothing: choose by the mask, do not multiply by it.
+        there is none the numbers mean nothing: choose by the mask, do not multiply by it.
         """
         steps, there = self._places(num_frames, logits.shape[2], logits.device)
         index = (steps - int(self.has_start))[..., None].expand(logits.shape[0], -1, -1, logits.shape[-1])

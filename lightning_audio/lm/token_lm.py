@@ -134,11 +134,9 @@ class TokenLM(nn.Module):
         return self.norm(x[:, -sequence.shape[-1] :])  # without the prefix
 
     def predictions(self, codes: Tensor, conditions: FusedConditions) -> tuple[Tensor, Tensor]:
-        """Logits in the order of frames, and which there are (the last frames' late codebooks are not
-        trained).
+        """Logits in the order of frames, and which there are: the last frames' late codebooks are left out.
 
-        codes [B, K, T] -> [B, K, T, card], [K, T] bool. Where there is none, choose by the mask: do not
-        multiply.
+        codes [B, K, T] -> [B, K, T, card], [K, T] bool. Choose by the mask, do not multiply by it.
         """
         num_frames = codes.shape[-1]
         sequence = self.pattern.build(codes, self.special, self.pattern.num_training_steps(num_frames))
@@ -156,8 +154,7 @@ class TokenLM(nn.Module):
 
         num_frames [B]: what is past it is padding, which the model neither sees nor is asked for.
         counted [B, T] bool: frames that the model sees, but is asked for only where True.
-        Targets are put in the order of the sequence, rather than logits in that of frames, which are far
-        larger.
+        Targets go into the order of the sequence, not logits into that of frames: those are far larger.
         """
         if not self.pattern.has_start:
             raise ValueError(
