@@ -70,8 +70,8 @@ def test_bad_files_are_named(
         read_codec(rewritten(shared_reference, tmp_path / "extra.bin", best_state=extra))
     with pytest.raises(ValueError, match=r"missing: encoder\.layers\.0\.conv\.bias"):
         read_codec(rewritten(shared_reference, tmp_path / "lacking.bin", best_state=lacking))
+    wrong = {"xp.cfg": text.replace("autoencoder: seanet", "autoencoder: sequence")}
     with pytest.raises(ValueError, match="'sequence'"):
-        wrong = {"xp.cfg": text.replace("autoencoder: seanet", "autoencoder: sequence")}
         read_codec(rewritten(shared_reference, tmp_path / "wrong.bin", **wrong))
     torch.save({"pretrained": "facebook/encodec_32khz"}, tmp_path / "pointer.bin")
     with pytest.raises(ValueError, match="pointer to 'facebook/encodec_32khz'"):

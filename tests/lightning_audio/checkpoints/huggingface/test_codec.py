@@ -77,7 +77,7 @@ def test_a_folder_of_transformers_opens(tmp_path: Path) -> None:
     with torch.no_grad():
         assert torch.equal(ours.encode(wav).codes, theirs.encode(wav).audio_codes[0])
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match="pytorch_model.bin"):
+    with pytest.raises(FileNotFoundError, match=r"pytorch_model\.bin"):
         read_codec(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "dac"}')
     with pytest.raises(ValueError, match="'dac'"):
