@@ -13,8 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from eval.atomic import write_text
 from eval.bootstrap import Interval
+from lightning_audio.atomic import write_text
 
 SCHEMA_VERSION = 1
 _PACKAGES = {"project": "lightning-audio"} | {

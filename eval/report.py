@@ -16,7 +16,6 @@ from string import Template
 
 from torch import Tensor
 
-from eval.atomic import write_text
 from eval.card import Card, Measurement
 from eval.page.charts import Chart, Curve, line_chart, read_curves
 from eval.page.listening import Clip, Fact, Listening, Sound, listening_sections
@@ -33,6 +32,7 @@ from eval.page.numbers import (
     usage_bars,
     verdict,
 )
+from lightning_audio.atomic import write_text
 
 __all__ = [
     "Chart",

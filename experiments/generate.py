@@ -13,8 +13,8 @@ from torch import Tensor
 
 from experiments.compose import compose_config, resolve
 from experiments.progress import track
-from experiments.runs import write_text_atomically
 from lightning_audio import TextToAudio, load
+from lightning_audio.atomic import write_text
 from lightning_audio.audio import normalize_loudness, normalize_peak, write
 
 EXAMPLE = """\
@@ -56,7 +56,7 @@ def generate(config: DictConfig) -> list[Path]:
         paths.append(path)
         records.append({"file": path.name, "text": text, **settings, "seed": config.seed + index})
     record = {"model": str(config.model), "files": records}
-    write_text_atomically(out / "generations.json", json.dumps(record, indent=1, ensure_ascii=False))
+    write_text(out / "generations.json", json.dumps(record, indent=1, ensure_ascii=False))
     return paths
 
 

@@ -1,4 +1,4 @@
-"""A run folder: written atomically, and by one job at a time."""
+"""A run folder belongs to one job at a time."""
 
 from __future__ import annotations
 
@@ -6,17 +6,6 @@ import fcntl
 import os
 from pathlib import Path
 from types import TracebackType
-
-
-def write_text_atomically(path: Path, text: str) -> None:
-    """Write beside the target and rename, so that a reader sees the old text or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 class RunLock:

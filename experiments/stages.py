@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.runs import write_text_atomically
+from lightning_audio.atomic import write_text
 
 
 @dataclass(frozen=True)
@@ -49,4 +49,4 @@ class StageLog:
 
     def _save(self) -> None:
         records = [vars(record) for record in self.done.values()]
-        write_text_atomically(self.path, json.dumps({"done": records, "spent": self._spent}, indent=1))
+        write_text(self.path, json.dumps({"done": records, "spent": self._spent}, indent=1))

@@ -18,7 +18,8 @@ from experiments.checkpointing import AtomicCheckpointIO, RunRecord, newest_chec
 from experiments.coherence import check_coherence, codec_hash
 from experiments.compose import compose_config, experiment_names, resolve
 from experiments.progress import progress_callback
-from experiments.runs import RunLock, write_text_atomically
+from experiments.runs import RunLock
+from lightning_audio.atomic import write_text
 
 EXAMPLE = """\
 example:
@@ -53,7 +54,7 @@ def _wandb_id(run_dir: Path) -> str:
     """One W&B id over all lives of a run, kept in its folder."""
     path = run_dir / "wandb_id"
     if not path.exists():
-        write_text_atomically(path, os.urandom(4).hex())
+        write_text(path, os.urandom(4).hex())
     return path.read_text().strip()
 
 
@@ -85,7 +86,7 @@ def train(config: DictConfig) -> Path:
         L.seed_everything(config.seed, workers=True, verbose=False)
         data = instantiate(config.data, _convert_="all")
         task = instantiate(config.task, _convert_="all")
-        write_text_atomically(run_dir / "config.yaml", yaml.safe_dump(resolved, sort_keys=False))
+        write_text(run_dir / "config.yaml", yaml.safe_dump(resolved, sort_keys=False))
         trainer = build_trainer(config, resolved)
         trainer.fit(task, data, ckpt_path=checkpoint)
         if trainer.interrupted:

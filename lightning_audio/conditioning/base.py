@@ -58,7 +58,7 @@ class FusedConditions:
         one zero vector), so a softmax over it is always defined.
     prepend: [B, P, D] vectors in front of the codes, fed on the first step only, or None.
     prepend_mask: [B, P] bool, True = attend, or None as above. Unlike `cross_mask` a row may be all False:
-        its prefix is not there, while positions still count it.
+        its prefix is not there, and positions do not count it.
     sum:     [B, 1 or S, D] added to the embeddings of the codes (not to the prefix), or None.
     """
 

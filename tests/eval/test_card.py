@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-import eval.atomic
-from eval.atomic import write_text
+import lightning_audio.atomic
 from eval.bootstrap import Interval
 from eval.card import Card, Durations, EmbedderInfo, Measurement
+from lightning_audio.atomic import write_text
 
 
 def _measurement(value: float, low: float, high: float, *, higher: bool, baseline: float) -> Measurement:
@@ -100,7 +100,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: p
     def fail(_: int) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(eval.atomic.os, "fsync", fail)
+    monkeypatch.setattr(lightning_audio.atomic.os, "fsync", fail)
     with pytest.raises(OSError, match="No space"):
         write_text(path, "new")
     assert path.read_text() == "old"

@@ -13,7 +13,18 @@ from omegaconf.base import ContainerMetadata, Metadata
 from torch import Tensor
 
 # Some published files hold their config as a pickled DictConfig: these classes hold data, and no others are let in.
-ALLOWED: list[Any] = [DictConfig, ListConfig, AnyNode, ContainerMetadata, Metadata, Any, defaultdict, dict, list, int]
+ALLOWED: list[Any] = [
+    DictConfig,
+    ListConfig,
+    AnyNode,
+    ContainerMetadata,
+    Metadata,
+    Any,
+    defaultdict,
+    dict,
+    list,
+    int,
+]
 
 
 def read_package(file: Path) -> tuple[dict[str, Tensor], DictConfig]:
