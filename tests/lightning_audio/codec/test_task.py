@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+import torch.multiprocessing as mp
 from torch.utils.data import DataLoader
 
 from lightning_audio.batch import AudioBatch
@@ -172,3 +176,41 @@ def test_settings_that_do_not_fit(tmp_path: Path) -> None:
         make_task(balancer=Balancer(weights={"l1": 1}))
     with pytest.raises(ValueError, match="16000 Hz, the codec wants 8000 Hz"):
         fit(make_task(), make_batches(1, sample_rate=16000), tmp_path, limit_val_batches=0)
+
+
+def train_on(rank: int, ranks: int, port: int, folder: str) -> None:
+    """Three steps on this rank's share of each batch, as a cluster would start them."""
+    torch.set_num_threads(1)
+    strategy: dict[str, Any] = {}
+    if ranks > 1:
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        place = {"RANK": rank, "LOCAL_RANK": rank, "NODE_RANK": 0, "WORLD_SIZE": ranks}
+        os.environ.update(address | {name: str(value) for name, value in place.items()})
+        strategy = {"devices": ranks, "strategy": "ddp_find_unused_parameters_true"}
+    task = make_task(optimizer=partial(torch.optim.SGD, lr=1e-2))
+    share = []
+    for batch in make_batches(3):
+        assert batch.wav is not None
+        wav = batch.wav.chunk(ranks)[rank]
+        share.append(
+            replace(batch, wav=wav, keys=batch.keys[: len(wav)], attributes=batch.attributes[: len(wav)])
+        )
+    fit(task, share, Path(folder), limit_val_batches=0, use_distributed_sampler=False, **strategy)
+    torch.save(task.state_dict(), Path(folder) / f"{ranks}_{rank}.pt")
+
+
+@pytest.mark.slow
+def test_two_ranks_make_the_step_of_one(tmp_path: Path) -> None:
+    """Parameters, codebooks, balancer: three whole GAN steps under DDP equal those on the joined batches."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    train_on(0, 1, port, str(tmp_path))
+    mp.start_processes(train_on, args=(2, port, str(tmp_path)), nprocs=2, start_method="spawn")
+    joined = torch.load(tmp_path / "1_0.pt", weights_only=True)
+    for rank in (0, 1):
+        state = torch.load(tmp_path / f"2_{rank}.pt", weights_only=True)
+        for name, value in joined.items():
+            torch.testing.assert_close(
+                state[name], value, rtol=1e-3, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
+            )
