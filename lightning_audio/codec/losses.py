@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_audio.layers.spectrogram import MelSpectrogram
+from lightning_audio.layers.spectrogram import MelSpectrogram, power
 
 EPSILON = torch.finfo(torch.float32).eps
 
@@ -153,8 +153,7 @@ class MultiResolutionSTFTLoss(nn.Module):
             normalized=self.normalized,
             return_complex=True,
         )
-        power = torch.view_as_real(spec).square().sum(-1)
-        return power.clamp(min=self.epsilon).sqrt()
+        return power(spec).clamp(min=self.epsilon).sqrt()
 
 
 class NegativeSISNR(nn.Module):
