@@ -175,10 +175,8 @@ def score_steering(
     known: what the classifier scores on clips whose truth is known, by a name such as "test clips": the most
     that a perfect model could be credited with.
     """
-    metric = SteeringAccuracy(classifier)
-    metric.update(wavs, sample_rate=sample_rate, attributes=attributes)
     found = []
-    for name, steering in metric.compute().items():
+    for name, steering in steering_of(classifier, wavs, attributes, sample_rate).items():
         ceiling = ", ".join(
             f"{100 * scores[name].accuracy:.0f} % on {what}" for what, scores in known.items()
         )
