@@ -8,6 +8,8 @@ import signal
 import sys
 import traceback
 
+from experiments.quiet import quieten
+
 # Verb -> what it does. Each is a module of this folder with `main(arguments)`; imported only when asked for,
 # so that `--help` does not wait for torch.
 VERBS = {
@@ -72,6 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
     # Threads that wait by spinning make a step ten times slower where something else wants the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, _interrupt)
+    quieten()
     try:
         importlib.import_module(f"experiments.{verb}").main(rest)
         return 0

@@ -71,7 +71,7 @@ def evaluate(config: DictConfig, *, stages: Sequence[StageRecord] = ()) -> Card:
     language = score_language_model(
         model.lm, clips.codes("train"), track(clips.codes("valid"), "language model")
     )
-    listener, known = _teach_listener(config, clips, codec)
+    listener, known = _teach_listener(config, clips, model, codec)
     wanted = clips.attributes("test")[: config.num_generations]
     generated = _generate(config, model, wanted, out / "generated")
     steering = score_steering(generated, wanted, model.sample_rate, listener, known=known)
@@ -180,14 +180,32 @@ def _untrained(model: TextToAudio) -> EnCodec:
     return codec.eval().to(next(model.parameters()).device)
 
 
+@torch.no_grad()
+def _reconstructed(model: TextToAudio, clips: _Clips, split: str) -> list[Tensor]:
+    """Every clip [C, L] of a split as its codes give it back."""
+    device = next(model.codec.parameters()).device
+    found: list[Tensor] = []
+    for batch in track(clips.codes(split), "reconstructing"):
+        assert batch.codes is not None
+        assert batch.num_frames is not None
+        wavs = model.codec.decode(batch.codes.to(device)).cpu()
+        lengths = (batch.num_frames * model.codec.hop_length).tolist()
+        found += [wav[:, :length] for wav, length in zip(wavs, lengths, strict=True)]
+    return found
+
+
 def _teach_listener(
-    config: DictConfig, clips: _Clips, codec: CodecScores
+    config: DictConfig, clips: _Clips, model: TextToAudio, codec: CodecScores
 ) -> tuple[AttributeClassifier, dict[str, Any]]:
-    """The classifier that judges generations, and what it scores on clips whose truth is known."""
+    """The classifier that judges generations, and what it scores on clips whose truth is known.
+
+    It learns from the training clips and from what the codec makes of them, since generations sound like those.
+    """
     names = list(config.protocol.attributes)
-    wavs, attributes = clips.wavs("train"), clips.attributes("train")
+    wavs = [*clips.wavs("train"), *_reconstructed(model, clips, "train")]
+    attributes = 2 * clips.attributes("train")
     listener = AttributeClassifier.fit(
-        wavs, attributes, sample_rate=clips._audio.sample_rate, names=names, seed=config.seed
+        wavs, attributes, sample_rate=model.sample_rate, names=names, seed=config.seed
     )
     truth = clips.attributes("test")
     known = {

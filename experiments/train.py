@@ -58,6 +58,13 @@ def _wandb_id(run_dir: Path) -> str:
     return path.read_text().strip()
 
 
+def finish_wandb(trainer: L.Trainer) -> None:
+    """Close the W&B run, so that another training in this process does not go on in it."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()
+
+
 def build_trainer(config: DictConfig, resolved: dict[str, Any]) -> L.Trainer:
     """The Trainer of the config with its callbacks, loggers and atomic checkpoints."""
     callbacks = [instantiate(node, _convert_="all") for node in config.callbacks.values() if node is not None]
@@ -88,7 +95,12 @@ def train(config: DictConfig) -> Path:
         task = instantiate(config.task, _convert_="all")
         write_text(run_dir / "config.yaml", yaml.safe_dump(resolved, sort_keys=False))
         trainer = build_trainer(config, resolved)
-        trainer.fit(task, data, ckpt_path=checkpoint)
+        if checkpoint is not None:
+            print(f"  going on from {checkpoint}", flush=True)
+        try:
+            trainer.fit(task, data, ckpt_path=checkpoint)
+        finally:
+            finish_wandb(trainer)
         if trainer.interrupted:
             raise KeyboardInterrupt
     return run_dir

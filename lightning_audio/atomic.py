@@ -4,25 +4,40 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
 
-def write_text(path: str | Path, text: str) -> Path:
-    """Writes `text` as UTF-8 and gives back the path; an interruption leaves what was there before."""
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """A file beside `path` to write into; it takes the place of `path` if the block ends well, else it is removed.
+
+    torch and safetensors hide a full disk in errors of their own: here it is an OSError that names the path.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
     temporary = Path(name)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp's 0600 would hide a result from the rest of the lab
         temporary.replace(path)
-    except BaseException:
+    except (RuntimeError, SafetensorError) as error:
+        raise OSError(f"cannot write {path}: {error.__context__ or error}") from error
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
-    return path
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Writes `text` as UTF-8 and gives back the path; an interruption leaves what was there before."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return Path(path)

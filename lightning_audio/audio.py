@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import io
 import math
-import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,8 @@ import soundfile
 import torch
 from scipy.signal import lfilter
 from torch import Tensor
+
+from lightning_audio.atomic import whole_file
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif")
 """File names that are taken for audio, in lower case."""
@@ -166,16 +166,8 @@ def write(path: str | Path, wav: Tensor, sample_rate: int, *, subtype: str | Non
     """Write [C, L] in the format of the path's suffix, whole or not at all (see `encode`)."""
     path = Path(path)
     data = encode(wav, sample_rate, suffix=path.suffix, subtype=subtype)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with whole_file(path) as temporary:
+        temporary.write_bytes(data)
 
 
 @functools.lru_cache(maxsize=32)

@@ -19,6 +19,7 @@ from hydra.utils import get_object, instantiate
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lightning_audio.atomic import whole_file, write_text
 from lightning_audio.checkpoints.keymap import load_strict
 from lightning_audio.codec.encodec import EnCodec
 from lightning_audio.generate import TextToAudio
@@ -96,12 +97,11 @@ def export_native(model: EnCodec | TextToAudio, folder: Path) -> Path:
     parts = {"codec": model} if isinstance(model, EnCodec) else {"codec": model.codec, "lm": model.lm}
     folder.mkdir(parents=True, exist_ok=True)
     for name, part in parts.items():
-        partial = folder / f".{name}.partial"
-        save_file({key: value.contiguous() for key, value in part.state_dict().items()}, partial)
-        partial.replace(folder / f"{name}.safetensors")
-    partial = folder / f".{CONFIG_FILE}.partial"
-    partial.write_text(yaml.safe_dump(config, sort_keys=False))
-    partial.replace(folder / CONFIG_FILE)  # last: a folder with a config is a whole package
+        with whole_file(folder / f"{name}.safetensors") as file:
+            save_file({key: value.contiguous() for key, value in part.state_dict().items()}, file)
+    write_text(
+        folder / CONFIG_FILE, yaml.safe_dump(config, sort_keys=False)
+    )  # last: then the package is whole
     return folder
 
 

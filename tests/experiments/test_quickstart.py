@@ -17,9 +17,9 @@ SMALL = [
     "corpus.num_pieces=36",
     "num_generations=6",
     "batch_size=6",
-    'codec_overrides=["trainer.max_steps=6","trainer.val_check_interval=3","wandb.mode=disabled",'
+    'codec_overrides=["trainer.max_steps=6","trainer.val_check_interval=3",'
     '"callbacks.last.every_n_train_steps=2","data.batch_size=4"]',
-    'lm_overrides=["trainer.max_steps=6","trainer.val_check_interval=3","wandb.mode=disabled",'
+    'lm_overrides=["trainer.max_steps=6","trainer.val_check_interval=3",'
     '"callbacks.last.every_n_train_steps=2","task.schedule.warmup_steps=2"]',
 ]
 
@@ -37,6 +37,9 @@ def test_the_whole_road(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert page.count("<audio") >= 12
     wav, sample_rate = read(out / "evaluation" / "generated" / "0000.flac")
     assert (sample_rate, wav.shape) == (16000, (1, 64000))
+
+    for run in ("codec", "musicgen"):  # two trainings in one process, each in a W&B run of its own
+        assert len(list((out / run / "wandb").glob("offline-run-*"))) == 1
 
     # Again: every stage is skipped.
     assert main(["quickstart", "--out", str(out), *SMALL]) == 0
