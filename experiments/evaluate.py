@@ -47,7 +47,7 @@ from experiments.stages import StageRecord
 from lightning_audio import EnCodec, TextToAudio, load
 from lightning_audio.audio import write
 from lightning_audio.batch import Attributes, AudioBatch
-from lightning_audio.checkpoints.native import build, config_of
+from lightning_audio.checkpoints.stored import build, config_of
 from lightning_audio.hashing import weights_hash
 
 EXAMPLE = """\

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from lightning_audio.batch import AudioBatch
     from lightning_audio.checkpoints.load import export, load
     from lightning_audio.codec.encodec import EnCodec
-    from lightning_audio.generate import TextToAudio
+    from lightning_audio.generation.text_to_audio import TextToAudio
 
 __all__ = ["AudioBatch", "EnCodec", "TextToAudio", "export", "load"]
 
 _HOMES = {
     "AudioBatch": "batch",
     "EnCodec": "codec.encodec",
-    "TextToAudio": "generate",
+    "TextToAudio": "generation.text_to_audio",
     "export": "checkpoints.load",
     "load": "checkpoints.load",
 }

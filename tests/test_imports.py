@@ -26,7 +26,7 @@ LAYERS = (
     {"atomic", "batch", "audio", "hashing", "optim", "layers"},
     {"codec", "conditioning"},
     {"lm", "diffusion"},
-    {"generate"},
+    {"generation"},
     {"checkpoints"},
 )
 

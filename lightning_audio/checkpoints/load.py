@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 
-from lightning_audio.checkpoints.native import export_native, is_native, load_native
+from lightning_audio.checkpoints.native import is_native, read_native, write_native
+from lightning_audio.checkpoints.stored import take_apart
 from lightning_audio.codec.encodec import EnCodec
-from lightning_audio.generate import TextToAudio
+from lightning_audio.generation.text_to_audio import TextToAudio
 
 
 def load(
@@ -29,11 +30,11 @@ def load(
         raise FileNotFoundError(f"there is no model at {path}")
     if not is_native(path):
         raise ValueError(f"{path} is neither a run folder, a checkpoint (.ckpt) nor a packaged model")
-    model = load_native(path, text_encoder=text_encoder)
+    model = read_native(path, text_encoder=text_encoder).assemble()
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return model.to(device=device, dtype=dtype)
 
 
 def export(model: EnCodec | TextToAudio, folder: str | Path) -> Path:
     """Write a loaded model as one folder of plain weights and a config, which `load` opens anywhere."""
-    return export_native(model, Path(folder))
+    return write_native(take_apart(model), Path(folder))

@@ -1,8 +1,8 @@
 """Our own forms: the folder of a training run, and a packaged model of plain weights beside its config.
 
-A run folder holds `config.yaml` and `checkpoints/{best,last}.ckpt`; a package holds `config.yaml`,
-`codec.safetensors` and, for a generator, `lm.safetensors`.  In both the config is a tree of `_target_`
-nodes.  It is data that may come from anybody, so only classes of this project are ever built from it.
+A run folder holds `config.yaml` and `checkpoints/{best,last}.ckpt`; a package holds `config.yaml` and one
+`<part>.safetensors` for each part of the model ("codec", "lm", ...).  In both the config is a tree of `_target_`
+nodes.
 """
 
 from __future__ import annotations
@@ -15,41 +15,15 @@ from typing import Any
 
 import torch
 import yaml
-from hydra.utils import get_object, instantiate
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_audio.atomic import whole_file, write_text
-from lightning_audio.checkpoints.keymap import load_strict
+from lightning_audio.checkpoints.stored import WHOLE, Config, StoredModel
 from lightning_audio.codec.encodec import EnCodec
-from lightning_audio.generate import TextToAudio
 from lightning_audio.hashing import weights_hash
 
-Config = dict[str, Any]
 CONFIG_FILE = "config.yaml"
-
-
-def build(node: Mapping[str, Any], **values: Any) -> Any:
-    """The object that a `_target_` node describes; ValueError where a target is not a class of this project."""
-    _refuse_foreign_targets(node)
-    return instantiate(dict(node), _convert_="all", **values)
-
-
-def _refuse_foreign_targets(node: Any) -> None:
-    if isinstance(node, Mapping):
-        if "_target_" in node:
-            target = str(node["_target_"])
-            found = get_object(target) if target.startswith("lightning_audio.") else None
-            # The dotted path could wander out of the project through a module's own imports.
-            if not isinstance(found, type) or not found.__module__.startswith("lightning_audio."):
-                raise ValueError(
-                    f"the checkpoint's config asks for {target!r}, which is no class of this project"
-                )
-        for child in node.values():
-            _refuse_foreign_targets(child)
-    elif isinstance(node, list):
-        for child in node:
-            _refuse_foreign_targets(child)
 
 
 def is_native(path: Path) -> bool:
@@ -57,29 +31,38 @@ def is_native(path: Path) -> bool:
     return (path / CONFIG_FILE).is_file() or path.suffix == ".ckpt"
 
 
-def load_native(path: Path, *, text_encoder: str | Path | None = None) -> EnCodec | TextToAudio:
+def read_native(path: Path, *, text_encoder: str | Path | None = None) -> StoredModel:
     """The model of a run folder, of a `.ckpt` file or of a package.
 
     Of a run, the checkpoint with the best validation score where it kept one, else the last; of the
     weights, their moving average where the training kept one.
     """
-    if path.is_dir() and (path / "codec.safetensors").is_file():
-        return _load_package(path, text_encoder)
+    if path.is_dir() and any(path.glob("*.safetensors")):
+        return _read_package(path, text_encoder)
     file = path if path.is_file() else _preferred_checkpoint(path)
     checkpoint = read_checkpoint(file)
     config = checkpoint.get("config")
     if config is None:
         raise ValueError(f"{file} holds no config: it was not written by this project's trainer")
-    node = config["task"]["model"]
-    model = build(_with_text_encoder(node, text_encoder))
-    load_strict(model, _model_weights(checkpoint, file))
-    if "generation" not in config:
-        return _ready(model, {"codec": node})
+    node, weights = config["task"]["model"], _model_weights(checkpoint, file)
+    if WHOLE not in config:
+        return StoredModel({"codec": node}, {"codec": weights})
     codec = _codec_of_run(config, file, path)
-    generator = build(config["generation"])(codec=codec, lm=model)
-    return _ready(
-        generator, {"codec": config_of(codec)["codec"], "lm": node, "generation": config["generation"]}
+    return StoredModel(
+        {**codec.config, "lm": with_text_encoder(node, text_encoder), WHOLE: config[WHOLE]},
+        {**codec.weights, "lm": weights},
     )
+
+
+def write_native(stored: StoredModel, folder: Path) -> Path:
+    """Write a package that needs nothing of the run that it came from."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, weights in stored.weights.items():
+        with whole_file(folder / f"{name}.safetensors") as file:
+            save_file({key: value.contiguous() for key, value in weights.items()}, file)
+    # Last: a folder with a config is a whole package.
+    write_text(folder / CONFIG_FILE, yaml.safe_dump(stored.config, sort_keys=False))
+    return folder
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:
@@ -91,37 +74,23 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file} is no checkpoint that can be read safely: {reason}") from error
 
 
-def export_native(model: EnCodec | TextToAudio, folder: Path) -> Path:
-    """Write `model` as a package that `load` opens; it needs nothing of the run that it came from."""
-    config = config_of(model)
-    parts = {"codec": model} if isinstance(model, EnCodec) else {"codec": model.codec, "lm": model.lm}
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, part in parts.items():
-        with whole_file(folder / f"{name}.safetensors") as file:
-            save_file({key: value.contiguous() for key, value in part.state_dict().items()}, file)
-    write_text(
-        folder / CONFIG_FILE, yaml.safe_dump(config, sort_keys=False)
-    )  # last: then the package is whole
-    return folder
+def with_text_encoder(node: Any, text_encoder: str | os.PathLike[str] | None) -> Any:
+    """The same tree with every text encoder that is fetched by name read from `text_encoder` instead."""
+    if text_encoder is None:
+        return node
+    if isinstance(node, Mapping):
+        changed = {key: with_text_encoder(value, text_encoder) for key, value in node.items()}
+        if str(node.get("_target_", "")).endswith(".T5Conditioner"):
+            changed["path"] = str(text_encoder)
+        return changed
+    return [with_text_encoder(child, text_encoder) for child in node] if isinstance(node, list) else node
 
 
-def config_of(model: nn.Module) -> Config:
-    """The nodes that build a model which came from `load`: "codec", and of a generator "lm" and "generation"."""
-    config = getattr(model, "config", None)
-    if not isinstance(config, dict):
-        raise ValueError("only a model that came from `load` knows the config that builds it")
-    return config
-
-
-def _load_package(folder: Path, text_encoder: str | Path | None) -> EnCodec | TextToAudio:
+def _read_package(folder: Path, text_encoder: str | Path | None) -> StoredModel:
     config = yaml.safe_load((folder / CONFIG_FILE).read_text())
-    codec = build(config["codec"])
-    load_strict(codec, load_file(folder / "codec.safetensors"))
-    if "lm" not in config:
-        return _ready(codec, config)
-    lm = build(_with_text_encoder(config["lm"], text_encoder))
-    load_strict(lm, load_file(folder / "lm.safetensors"))
-    return _ready(build(config["generation"])(codec=_ready(codec, {"codec": config["codec"]}), lm=lm), config)
+    parts = [name for name in config if name != WHOLE]
+    weights = {name: load_file(folder / f"{name}.safetensors") for name in parts}
+    return StoredModel(with_text_encoder(config, text_encoder), weights)
 
 
 def _preferred_checkpoint(run_dir: Path) -> Path:
@@ -145,7 +114,7 @@ def _model_weights(checkpoint: Mapping[str, Any], file: Path) -> dict[str, Tenso
     return {**weights, **averages}
 
 
-def _codec_of_run(config: Config, file: Path, path: Path) -> EnCodec:
+def _codec_of_run(config: Config, file: Path, path: Path) -> StoredModel:
     source = config.get("codec_source")
     if source is None:
         raise ValueError(f"{file} names no codec; train it with codec_source=<run or folder of its codec>")
@@ -155,29 +124,11 @@ def _codec_of_run(config: Config, file: Path, path: Path) -> EnCodec:
     found = next((candidate for candidate in candidates if candidate.exists()), None)
     if found is None:
         raise FileNotFoundError(f"{file} was trained with the codec {source}, which is not there")
-    codec = load_native(found)
+    stored = read_native(found)
+    codec = stored.assemble()
     if not isinstance(codec, EnCodec):
         raise ValueError(f"{found} is a {type(codec).__name__}, not a codec")
     expected, actual = config.get("codec_hash"), weights_hash(codec)
     if expected and expected != actual:
         raise ValueError(f"{file} was trained with codec {expected[:12]}, but {found} is codec {actual[:12]}")
-    return codec
-
-
-def _with_text_encoder(node: Any, text_encoder: str | os.PathLike[str] | None) -> Any:
-    """The same tree with every text encoder that is fetched by name read from `text_encoder` instead."""
-    if text_encoder is None:
-        return node
-    if isinstance(node, Mapping):
-        changed = {key: _with_text_encoder(value, text_encoder) for key, value in node.items()}
-        if str(node.get("_target_", "")).endswith(".T5Conditioner"):
-            changed["path"] = str(text_encoder)
-        return changed
-    return [_with_text_encoder(child, text_encoder) for child in node] if isinstance(node, list) else node
-
-
-def _ready(model: Any, config: Config) -> Any:
-    """The model in eval mode, with the nodes that build it as `.config`."""
-    model.eval().requires_grad_(False)
-    model.config = config
-    return model
+    return stored

@@ -149,6 +149,7 @@ def test_wandb_gets_the_audio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     )
     logger = WandbLogger(save_dir=tmp_path, offline=True, mode="disabled")
     _fit(tmp_path, [_generate(folder=tmp_path / "here", every_n_batches=4)], logger=logger)
+    logger.experiment.finish()  # or the next W&B logger of this process goes on in its run
     assert calls == [("samples/generated", 2, 4, ["one", "two"])]
     assert len(list((tmp_path / "here").rglob("*.wav"))) == 2
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,18 +20,33 @@ SMALL = [
     "corpus.num_pieces=36",
     "num_generations=6",
     "batch_size=6",
-    'codec_overrides=["trainer.max_steps=6","trainer.val_check_interval=3",'
+    'codec_overrides=["trainer.max_steps=30","trainer.val_check_interval=15",'
     '"callbacks.last.every_n_train_steps=2","data.batch_size=4"]',
     'lm_overrides=["trainer.max_steps=6","trainer.val_check_interval=3",'
     '"callbacks.last.every_n_train_steps=2","task.schedule.warmup_steps=2"]',
 ]
 
 
+def kill_while_the_codec_trains(out: Path) -> None:
+    """A first life of the quickstart, ended by SIGKILL as soon as there is a checkpoint."""
+    process = subprocess.Popen([sys.executable, "-m", "experiments.cli", "quickstart", "--out", out, *SMALL])
+    deadline = time.monotonic() + 120
+    while not (out / "codec" / "checkpoints" / "last.ckpt").exists():
+        assert process.poll() is None, "it ended before its first checkpoint"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+
+
 @pytest.mark.slow
 def test_the_whole_road(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "quick"
+    kill_while_the_codec_trains(out)
     assert main(["quickstart", "--out", str(out), *SMALL]) == 0
     printed = capsys.readouterr().out
+    assert "shards: done already" in printed
+    assert "going on from" in printed
     assert "report.html" in printed
     card = Card.load(out / "evaluation" / "card.json")
     names = [measurement.name for measurement in card.measurements]

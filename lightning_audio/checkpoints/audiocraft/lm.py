@@ -24,7 +24,7 @@ from lightning_audio.conditioning.base import Conditioner
 from lightning_audio.conditioning.conditioning import WAYS, Conditioning
 from lightning_audio.conditioning.labels import HashedLabelConditioner
 from lightning_audio.conditioning.text import T5Conditioner
-from lightning_audio.generate import SamplingSettings, TextToAudio
+from lightning_audio.generation.text_to_audio import SamplingSettings, TextToAudio
 from lightning_audio.layers.transformer import Activation
 from lightning_audio.lm.patterns import (
     CoarseFirstPattern,

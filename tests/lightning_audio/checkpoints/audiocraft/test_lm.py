@@ -17,7 +17,7 @@ from lightning_audio.checkpoints.audiocraft.lm import (
     text_to_audio,
 )
 from lightning_audio.codec.encodec import EnCodec
-from lightning_audio.generate import TextToAudio
+from lightning_audio.generation.text_to_audio import TextToAudio
 
 
 @pytest.fixture(scope="module")

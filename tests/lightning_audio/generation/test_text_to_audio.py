@@ -13,7 +13,7 @@ from lightning_audio.codec.seanet import SEANetDecoder, SEANetEncoder
 from lightning_audio.conditioning.conditioning import Conditioning
 from lightning_audio.conditioning.labels import LabelConditioner
 from lightning_audio.conditioning.text import SubwordTextConditioner
-from lightning_audio.generate import SamplingSettings, TextToAudio
+from lightning_audio.generation.text_to_audio import SamplingSettings, TextToAudio
 from lightning_audio.lm.patterns import DelayPattern
 from lightning_audio.lm.token_lm import TokenLM
 
