@@ -9,20 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lightning_audio.codec.base import Encoded
 from lightning_audio.codec.quantizer import ResidualVectorQuantizer
 from lightning_audio.codec.seanet import SEANetDecoder, SEANetEncoder
+from lightning_audio.codec.time_major import TimeMajor
 from lightning_audio.layers.conv import fold_weight_norm
 from lightning_audio.layers.recompute import in_parts
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """codes: [B, K, T] int64; chunk after chunk where the codec works in chunks.
-    scale: [B, number of chunks], the volume of each chunk, or None where the codec does not normalise.
-    """
-
-    codes: Tensor
-    scale: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +36,7 @@ class EnCodec(nn.Module):
     normalize: divide each chunk by its volume (root mean square over its mono mix) and multiply it back after.
     chunk_duration: s; longer audio is encoded in chunks of this length, or None for one piece of any length.
     chunk_overlap: share of a chunk that it has in common with the next; decoded chunks are cross-faded over it.
+    num_codebooks: in use where a call does not say how many; all by default.
     """
 
     def __init__(
@@ -57,9 +50,12 @@ class EnCodec(nn.Module):
         normalize: bool = False,
         chunk_duration: float | None = None,
         chunk_overlap: float = 0.01,
+        num_codebooks: int | None = None,
     ) -> None:
         super().__init__()
         _check_fit(encoder, decoder, quantizer, channels)
+        if num_codebooks is not None:
+            quantizer.num_codebooks = num_codebooks
         self.encoder = encoder
         self.decoder = decoder
         self.quantizer = quantizer
@@ -107,6 +103,16 @@ class EnCodec(nn.Module):
             )
         return number
 
+    def codebooks_asked_for(self, num_codebooks: int | None, bandwidth: float | None) -> int:
+        """How many codebooks a call is to use that says their number, a bandwidth (kbit/s), or neither."""
+        if num_codebooks is not None and bandwidth is not None:
+            raise ValueError(
+                f"num_codebooks={num_codebooks} and bandwidth={bandwidth} both given: choose one"
+            )
+        if bandwidth is not None:
+            return self.codebooks_within(bandwidth)
+        return self.num_codebooks if num_codebooks is None else num_codebooks
+
     def forward(
         self, wav: Tensor, *, generator: torch.Generator | None = None, parts: int = 1
     ) -> CodecOutput:
@@ -120,10 +126,11 @@ class EnCodec(nn.Module):
         # What fits into one chunk is one here; `encode` keeps to the published format, in which a last chunk
         # starts wherever a stride ends, even inside the overlap.
         fits = self.chunk_length is not None and wav.shape[-1] <= self.chunk_length
+        number = self.quantizer.draw_num_codebooks(generator) if self.training else None  # one for all chunks
         for chunk in [wav] if fits else self._chunks(wav):
             chunk, scale = self._normalized(chunk)
             latent = in_parts(self.encoder, chunk, parts=parts)
-            quantized = self.quantizer(latent, generator=generator)
+            quantized = self.quantizer(latent, num_codebooks=number, generator=generator)
             reconstructed.append(_rescaled(in_parts(self.decoder, quantized.latent, parts=parts), scale))
             codes.append(quantized.codes)
             penalties.append(quantized.penalty)
@@ -139,16 +146,11 @@ class EnCodec(nn.Module):
     ) -> Encoded:
         """Codes of wav [B, C, L]; of `num_codebooks`, or of as many as fit into `bandwidth` kbit/s."""
         self._check_wav(wav)
-        if bandwidth is not None:
-            if num_codebooks is not None:
-                raise ValueError(
-                    f"num_codebooks={num_codebooks} and bandwidth={bandwidth} both given: choose one"
-                )
-            num_codebooks = self.codebooks_within(bandwidth)
+        number = self.codebooks_asked_for(num_codebooks, bandwidth)
         codes, scales = [], []
         for chunk in self._chunks(wav):
             chunk, scale = self._normalized(chunk)
-            codes.append(self.quantizer.encode(self.encoder(chunk), num_codebooks=num_codebooks))
+            codes.append(self.quantizer.encode(self.encoder(chunk), num_codebooks=number))
             scales.append(scale)
         scale = torch.stack([s for s in scales if s is not None], 1) if self.normalize else None
         return Encoded(codes=torch.cat(codes, -1), scale=scale)
@@ -175,13 +177,17 @@ class EnCodec(nn.Module):
         return self.quantizer.decode(codes)
 
     def prepare_for_inference(self) -> EnCodec:
-        """The same codec, ready to use: weight norms folded, code norms computed, frozen, in eval mode.
+        """The same codec, ready to use: weight norms folded, code norms computed, frozen, in eval mode,
+        and on CPU with a form of the encoder and the decoder that is faster there (`time_major`).
 
         In place, and one way: it cannot be trained, nor load a training checkpoint, afterwards.
         """
         fold_weight_norm(self)
         self.quantizer.codebooks.freeze()
-        return self.requires_grad_(False).eval()
+        self.requires_grad_(False).eval()
+        for part in (self.encoder, self.decoder):
+            part.fast = TimeMajor(part) if TimeMajor.suits(part) else None
+        return self
 
     def _chunks(self, wav: Tensor) -> Iterator[Tensor]:
         if self.chunk_length is None or self.chunk_stride is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +28,7 @@ class ResidualVectorQuantizer(nn.Module):
 
     dim: D.   num_codebooks: K.   cardinality: codes per codebook.
     dropout: train each batch with a number of codebooks drawn from 1 ... K, for a model of many bandwidths.
+    dropout_numbers: the numbers that dropout draws from, where not all: the paper's are those of its bandwidths.
     learning: how the codebooks follow the latents.
     orthogonal_weight: adds the codebooks' mean squared cosine to the penalty's value. As they learn by averages
         it has no gradient (neither has it in AudioCraft): it is a number to watch.
@@ -39,6 +41,7 @@ class ResidualVectorQuantizer(nn.Module):
         num_codebooks: int = 32,
         cardinality: int = 1024,
         dropout: bool = False,
+        dropout_numbers: Sequence[int] | None = None,
         learning: CodebookLearning | None = None,
         orthogonal_weight: float = 0.0,
     ) -> None:
@@ -49,8 +52,15 @@ class ResidualVectorQuantizer(nn.Module):
         self.max_codebooks = num_codebooks
         self.cardinality = cardinality
         self.dropout = dropout
+        self.dropout_numbers = None if dropout_numbers is None else sorted(dropout_numbers)
         self.orthogonal_weight = orthogonal_weight
         self._num_codebooks = num_codebooks
+        if self.dropout_numbers and not dropout:
+            raise ValueError(
+                f"dropout_numbers {self.dropout_numbers} are for dropout=True, got dropout=False"
+            )
+        for number in self.dropout_numbers or ():
+            self._checked(number)
 
     @property
     def num_codebooks(self) -> int:
@@ -65,10 +75,10 @@ class ResidualVectorQuantizer(nn.Module):
         self, latent: Tensor, *, num_codebooks: int | None = None, generator: torch.Generator | None = None
     ) -> Quantized:
         """latent [B, D, T]; in training mode the codebooks learn from it, their random choices from `generator`."""
-        number = self._num_codebooks if num_codebooks is None else self._checked(num_codebooks)
-        if self.training and self.dropout and num_codebooks is None:
-            drawn = torch.randint(1, number + 1, (1,), generator=generator).to(latent.device)
-            number = int(same_on_all_ranks(drawn))
+        if num_codebooks is None and self.training:
+            number = self.draw_num_codebooks(generator)
+        else:
+            number = self._num_codebooks if num_codebooks is None else self._checked(num_codebooks)
         batch, dim, frames = latent.shape
         with torch.autocast(latent.device.type, enabled=False):
             residual = latent.float().transpose(1, 2).reshape(-1, dim)  # [B, D, T] -> [B * T, D]
@@ -94,6 +104,14 @@ class ResidualVectorQuantizer(nn.Module):
                 penalty = penalty + self.orthogonal_weight * self._orthogonality(number)
         codes = flat.view(number, batch, frames).transpose(0, 1)
         return Quantized(latent=quantized.to(latent.dtype), codes=codes, penalty=penalty)
+
+    def draw_num_codebooks(self, generator: torch.Generator | None = None) -> int:
+        """How many codebooks a batch is to be trained with: the same number on all ranks."""
+        if not self.dropout:
+            return self._num_codebooks
+        numbers = self.dropout_numbers or range(1, self._num_codebooks + 1)
+        drawn = torch.randint(len(numbers), (1,), generator=generator).to(self.codebooks.embed.device)
+        return numbers[int(same_on_all_ranks(drawn))]
 
     def encode(self, latent: Tensor, *, num_codebooks: int | None = None) -> Tensor:
         """Codes of the latents, without learning: [B, D, T] -> [B, K, T] int64."""

@@ -8,9 +8,10 @@ layers, in the order in which the published checkpoints number them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from lightning_audio.layers.conv import Conv1d, ConvTranspose1d
@@ -125,10 +126,12 @@ class SEANetEncoder(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.channels = channels
         self.dim = dim
+        self.causal = causal
         self.hop_length = math.prod(ratios)
+        self.fast: Callable[[Tensor], Tensor] | None = None  # set when the codec is prepared for inference
 
     def forward(self, wav: Tensor) -> Tensor:
-        return self.layers(wav)
+        return run(self.layers, wav, self.fast)
 
 
 class SEANetDecoder(nn.Module):
@@ -207,7 +210,19 @@ class SEANetDecoder(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.channels = channels
         self.dim = dim
+        self.causal = causal
         self.hop_length = math.prod(ratios)
+        self.fast: Callable[[Tensor], Tensor] | None = None  # set when the codec is prepared for inference
 
     def forward(self, latent: Tensor) -> Tensor:
-        return self.layers(latent)
+        return run(self.layers, latent, self.fast)
+
+
+def run(layers: nn.Module, x: Tensor, fast: Callable[[Tensor], Tensor] | None) -> Tensor:
+    """`layers(x)`; by the fast form of finished layers where `x` is what that is for and needs no gradient."""
+    fits = (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and not (torch.is_grad_enabled() and x.requires_grad)
+    )
+    return fast(x) if fast is not None and fits else layers(x)

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from lightning_audio.batch import AudioBatch
 from lightning_audio.codec.adversarial import AdversarialLoss, FeatureMatchingLoss, HingeLoss
 from lightning_audio.codec.balancer import Balancer
+from lightning_audio.codec.discriminators import at_bandwidth
 from lightning_audio.codec.encodec import EnCodec
 from lightning_audio.codec.gan import Losses, discriminator_objectives, generator_gradients
 from lightning_audio.codec.losses import MelLoss, si_sdr
@@ -26,7 +27,8 @@ OptimizerFactory = Callable[..., Optimizer]
 class CodecTask(L.LightningModule):
     """Trains an `EnCodec` against discriminators.
 
-    discriminators, reconstruction: by name.   balancer: has a weight for each reconstruction loss, "adv" and "feat";
+    discriminators, reconstruction: by name; a `DiscriminatorPerBandwidth` judges with the one that a batch is for.
+    balancer: has a weight for each reconstruction loss, "adv" and "feat";
         a reconstruction loss without a weight is not computed in training.
     optimizer, discriminator_optimizer: from parameters; the second is like the first unless given.
     schedule: from the generator's optimiser, stepped after each of its steps.
@@ -105,8 +107,10 @@ class CodecTask(L.LightningModule):
         wav = self._wav(batch)
         optimizers = self.optimizers()
         pair = optimizers if isinstance(optimizers, list) else [optimizers]
-        judges = dict(self.discriminators.items()) if self.global_step >= self.adversarial_after else {}
         decoded = self.model(wav, generator=self.generator, parts=self.accumulate)
+        judges = {}
+        if self.global_step >= self.adversarial_after:
+            judges = at_bandwidth(dict(self.discriminators.items()), decoded.codes.shape[1])
         logs: Losses = {}
         if judges and self._draw() < self.discriminator_probability:
             logs |= self._step_discriminators(judges, pair[1], decoded.wav, wav)

@@ -84,7 +84,8 @@ class STFTDiscriminator(nn.Module):
             return_complex=True,
         )
         parts = torch.view_as_real(spec).unflatten(0, (batch, channels))  # [B, C, bins, frames, 2]
-        return parts.permute(0, 4, 1, 3, 2).flatten(1, 2)
+        # Contiguous: through a transposed input the first convolution, and its gradient, take half as long again.
+        return parts.permute(0, 4, 1, 3, 2).flatten(1, 2).contiguous()
 
 
 class MultiScaleSTFTDiscriminator(nn.Module):

@@ -8,9 +8,14 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from torch.nn.utils.parametrize import is_parametrized
 from transformers import EncodecConfig, EncodecModel
 
+from experiments.compose import compose_config
 from lightning_audio.codec.encodec import EnCodec
+from lightning_audio.codec.seanet import ResidualBlock
+from lightning_audio.codec.stereo import StereoFromMono
+from lightning_audio.layers.conv import Conv1d, ConvTranspose1d
 
 CONFIGS = Path(__file__).resolve().parents[3] / "experiments" / "configs" / "codec"
 
@@ -82,3 +87,60 @@ def test_sizes_of_the_published_models() -> None:
         )
     assert parameters(build("encodec_24khz")) == parameters(mono)
     assert parameters(build("encodec_48khz")) == parameters(stereo)
+
+
+# RECIPES 1.1: causal, ratios, filters, norm, padding, whether the shortcut is x itself, numbers of codebooks trained.
+PUBLISHED = {
+    "encodec_24khz": (True, [8, 5, 4, 2], 32, "weight", "reflect", False, [2, 4, 8, 16, 32]),
+    "encodec_48khz": (False, [8, 5, 4, 2], 32, "time_group", "reflect", False, [2, 4, 8, 16]),
+    "encodec_24khz_causal": (True, [8, 5, 4, 2], 32, "weight", "constant", True, list(range(1, 33))),
+    "encodec_32khz": (False, [8, 5, 4, 4], 64, "weight", "constant", True, [4]),
+    "encodec_16khz": (False, [8, 5, 4, 2], 64, "weight", "constant", True, [4]),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_what_the_recipes_say_of_each_model(name: str) -> None:
+    causal, ratios, filters, norm, padding, true_skip, numbers = PUBLISHED[name]
+    codec = build(name)
+    assert codec.encoder.causal == codec.decoder.causal == causal
+    assert codec.encoder.dim == 128
+    convs = [layer for layer in codec.modules() if isinstance(layer, Conv1d)]
+    assert {layer.pad_mode for layer in convs} == {padding}
+    up = [layer for layer in codec.decoder.layers if isinstance(layer, ConvTranspose1d)]
+    assert [layer.conv.stride[0] for layer in up] == ratios
+    assert [layer.conv.kernel_size[0] for layer in up] == [2 * ratio for ratio in ratios]
+    assert all(layer.trim_left == 0 for layer in up) or not causal
+    # Channels double from the first layer on; kernels of 7 at both ends.
+    first, last = codec.encoder.layers[0], codec.encoder.layers[-1]
+    assert isinstance(first, Conv1d)
+    assert isinstance(last, Conv1d)
+    assert (first.conv.out_channels, last.conv.in_channels) == (filters, 16 * filters)
+    assert first.conv.kernel_size == last.conv.kernel_size == (7,)
+    for layer in (*convs, *up):
+        assert isinstance(layer.norm, torch.nn.GroupNorm) == (norm == "time_group")
+        assert is_parametrized(layer.conv, "weight") == (norm == "weight")
+    blocks = [layer for layer in codec.modules() if isinstance(layer, ResidualBlock)]
+    assert len(blocks) == 8
+    for block in blocks:
+        narrow, wide = (layer for layer in block.block if isinstance(layer, Conv1d))
+        assert (narrow.conv.kernel_size[0], narrow.dilation, wide.conv.kernel_size[0]) == (3, 1, 1)
+        assert narrow.conv.out_channels == narrow.conv.in_channels // 2
+        assert isinstance(block.shortcut, torch.nn.Identity) == true_skip
+    lstms = [layer for layer in codec.modules() if isinstance(layer, torch.nn.LSTM)]
+    assert [lstm.num_layers for lstm in lstms] == [2, 2]
+    quantizer = codec.quantizer
+    trained = quantizer.dropout_numbers or list(range(1, quantizer.max_codebooks + 1))
+    assert (trained if quantizer.dropout else [quantizer.max_codebooks]) == numbers
+    assert (quantizer.learning.decay, quantizer.learning.kmeans_iterations) == (0.99, 50)
+    chunked = (codec.normalize, codec.chunk_length, codec.chunk_stride)
+    assert chunked == ((True, 48000, 47520) if name == "encodec_48khz" else (False, None, None))
+
+
+def test_stereo_from_the_32_khz_codec() -> None:
+    codec = compose_config("train", ["experiment=musicgen_stereo_small", "data.path=/data"])["codec"]
+    with torch.device("meta"):
+        stereo = instantiate(codec, _convert_="all")
+    assert isinstance(stereo, StereoFromMono)
+    assert (stereo.sample_rate, stereo.num_codebooks, stereo.cardinality) == (32000, 8, 2048)
+    assert stereo.bandwidth(8) == pytest.approx(4.4)

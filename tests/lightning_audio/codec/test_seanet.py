@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_audio.checkpoints.audiocraft.codec import convert_state, seanet_arguments
 from lightning_audio.checkpoints.keymap import load_strict
+from lightning_audio.checkpoints.stored import build, node_of
 from lightning_audio.codec.seanet import SEANetDecoder, SEANetEncoder
 from lightning_audio.layers.conv import fold_weight_norm
 
@@ -27,8 +28,10 @@ def read_case(file: Path) -> tuple[dict[str, Any], SEANetEncoder, SEANetDecoder]
     options = CLASS_DEFAULTS | case["config"]["common"]
     pair = nn.ModuleDict(
         {
-            "encoder": SEANetEncoder(**seanet_arguments(options)),
-            "decoder": SEANetDecoder(**seanet_arguments(options | case["config"]["decoder_extra"])),
+            "encoder": build(node_of(SEANetEncoder, **seanet_arguments(options))),
+            "decoder": build(
+                node_of(SEANetDecoder, **seanet_arguments(options | case["config"]["decoder_extra"]))
+            ),
         }
     )
     load_strict(pair, convert_state(case["state_dict"]))

@@ -1,0 +1,204 @@
+"""A finished SEANet on CPU, its tensors time by channels [B, L, C]: the same numbers to rounding, in less time.
+
+Over [B, C, L] the convolutions of a codec lose much of their time around the product itself: oneDNN reorders what
+comes in and goes out, padding and trimming copy whole signals, and a convolution from or to one channel (the audio)
+has no fast kernel. With the channels innermost a frame is one row of memory. Then padding is a row copy; a strided
+or transposed convolution is one product of rows with a weight that was reordered once (`layers.linear`); and the
+ends are small products too. Built by `EnCodec.prepare_for_inference`, from layers whose weight norm is folded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lightning_audio.codec.seanet import ResidualBlock, SEANetDecoder, SEANetEncoder, SkipLSTM
+from lightning_audio.layers.conv import Conv1d, ConvTranspose1d, pad
+from lightning_audio.layers.linear import packed_linear, reordered
+
+Step = Callable[[Tensor], Tensor]
+"""[B, L, C] -> [B, L', C']; what comes in belongs to the step, which may write into it."""
+
+
+class TimeMajor:
+    """The layers of an encoder or decoder as steps."""
+
+    def __init__(self, seanet: SEANetEncoder | SEANetDecoder) -> None:
+        self.steps = [step_of(layer) for layer in seanet.layers]
+
+    @staticmethod
+    def suits(seanet: SEANetEncoder | SEANetDecoder) -> bool:
+        """Whether all its layers have such a form: not those that normalise over time (48 kHz), nor on a GPU."""
+        weights = list(seanet.parameters())
+        return all(w.device.type == "cpu" and w.dtype == torch.float32 for w in weights) and not any(
+            isinstance(layer, nn.GroupNorm) for layer in seanet.modules()
+        )
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[B, C, L] -> [B, C', L']"""
+        x = x.transpose(1, 2).clone(memory_format=torch.contiguous_format)  # the first step may write into it
+        for step in self.steps:
+            x = step(x)
+        return x.transpose(1, 2).contiguous()
+
+
+def step_of(layer: nn.Module) -> Step:
+    match layer:
+        case ResidualBlock():
+            return Residual(layer)
+        case Conv1d():
+            return Convolution(layer)
+        case ConvTranspose1d():
+            return TransposedConvolution(layer)
+        case SkipLSTM():
+            return SkipLSTMStep(layer)
+        case nn.ELU():
+            return F.elu_
+        case nn.Identity():
+            return lambda x: x
+    return lambda x: layer(x.transpose(1, 2)).transpose(1, 2)  # a final activation
+
+
+class Product:
+    """x [..., D] -> [..., D'] with a weight [D', D] that is reordered once, where there is a kernel for it."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.weight, self.bias = weight.contiguous(), bias
+        self.packed = reordered(self.weight)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.packed is None:
+            return F.linear(x, self.weight, self.bias)
+        return packed_linear(x, self.packed, self.bias)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Product, (self.weight, self.bias)  # a reordered weight cannot be copied: it is made again
+
+
+class Convolution:
+    """A `Conv1d`, by one of three ways to the same sums; the sizes say which is the fastest.
+
+    To one channel: each tap's product with every frame, then the sum along the diagonal.
+    From one channel, or where the weight is larger than the signal: windows of the signal times the weight.
+    Otherwise oneDNN's own convolution, which takes channels innermost as they are.
+    """
+
+    def __init__(self, layer: Conv1d) -> None:
+        self.layer = layer
+        weight, self.bias = layer.conv.weight.detach(), layer.conv.bias
+        self.kernel, self.stride, self.dilation = weight.shape[2], layer.stride, layer.dilation
+        self.is_narrow = weight.shape[0] == 1 and self.stride == self.dilation == 1
+        self.is_thin = weight.shape[1] == 1
+        self.weight = weight[:, :, None]  # [C', C, 1, kernel]
+        self.taps = Product(weight[0].t(), None) if self.is_narrow else None
+        self.windows = Product(weight.transpose(1, 2).flatten(1), self.bias)  # [C', kernel * C]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.valid(self.padded(x))
+
+    def padded(self, x: Tensor) -> Tensor:
+        left, right = self.layer.pad_left, self.layer.pad_right + -x.shape[1] % self.stride
+        return pad_time(x, left, right, self.layer.pad_mode) if left or right else x
+
+    def valid(self, x: Tensor) -> Tensor:
+        """The convolution without padding."""
+        if self.kernel == 1 and self.stride == 1:
+            return self.windows(x)
+        if self.taps is not None:
+            return self._diagonal_sums(self.taps(x))
+        if self.is_thin or self.weight.numel() > x.numel():
+            span = (self.kernel - 1) * self.dilation + 1
+            windows = x.unfold(1, span, self.stride)[..., :: self.dilation]  # [B, L', C, kernel], a view
+            return self.windows(windows.transpose(2, 3).flatten(2))
+        image = x.transpose(1, 2)[:, :, None]  # [B, C, 1, L], channels innermost in memory
+        y = F.conv2d(image, self.weight, self.bias, (1, self.stride), dilation=(1, self.dilation))
+        return y[:, :, 0].transpose(1, 2)
+
+    def _diagonal_sums(self, products: Tensor) -> Tensor:
+        """[B, L, kernel] -> [B, L - kernel + 1, 1]: sum over taps j of products[:, t + j, j]."""
+        products = products.contiguous()
+        batch, length, taps = products.shape
+        diagonals = products.as_strided((batch, length - taps + 1, taps), (length * taps, taps, taps + 1))
+        y = diagonals.sum(dim=-1, keepdim=True)
+        return y if self.bias is None else y + self.bias
+
+
+class TransposedConvolution:
+    """A `ConvTranspose1d` whose kernel is twice its stride: each pair of frames times a weight gives `stride` rows.
+
+    Frame t reaches the outputs of t by the first half of the kernel and those of t + 1 by the second.
+    """
+
+    def __init__(self, layer: ConvTranspose1d) -> None:
+        self.layer = layer
+        weight, bias = layer.conv.weight.detach(), layer.conv.bias  # [C, C', kernel]
+        stride = layer.conv.stride[0]
+        if weight.shape[2] != 2 * stride:
+            raise ValueError(
+                f"a transposed convolution of stride {stride} with a kernel of {weight.shape[2]}"
+            )
+        now, before = weight.split(stride, dim=2)
+        pair = torch.cat([before, now])  # [2 C, C', stride]
+        self.out_channels = weight.shape[1]
+        self.product = Product(
+            pair.permute(2, 1, 0).flatten(0, 1), None if bias is None else bias.detach().repeat(stride)
+        )
+
+    def __call__(self, x: Tensor) -> Tensor:
+        batch, frames, width = x.shape
+        pairs = x.new_zeros(batch, frames + 1, 2, width)
+        pairs[:, 1:, 0] = x
+        pairs[:, :-1, 1] = x
+        y = self.product(pairs.flatten(2)).view(batch, -1, self.out_channels)
+        return y[:, self.layer.trim_left : y.shape[1] - self.layer.trim_right]
+
+
+class Residual:
+    """A `ResidualBlock`."""
+
+    def __init__(self, layer: ResidualBlock) -> None:
+        _, narrow, _, wide = layer.block
+        assert isinstance(narrow, Conv1d)
+        assert isinstance(wide, Conv1d)
+        self.narrow, self.wide, self.shortcut = (
+            Convolution(narrow),
+            Convolution(wide),
+            step_of(layer.shortcut),
+        )
+
+    def __call__(self, x: Tensor) -> Tensor:
+        # ELU leaves zeros and reflections what they are: padding first, its copy is the one that may be written to
+        hidden = self.narrow.padded(x)
+        hidden = F.elu_(hidden) if hidden is not x else F.elu(hidden)
+        return self.wide(F.elu_(self.narrow.valid(hidden))).add_(self.shortcut(x))
+
+
+class SkipLSTMStep:
+    """A `SkipLSTM`."""
+
+    def __init__(self, layer: SkipLSTM) -> None:
+        self.lstm = layer.lstm
+
+    def __call__(self, x: Tensor) -> Tensor:
+        steps = x.transpose(0, 1)  # [B, T, C] -> [T, B, C]
+        return self.lstm(steps)[0].add_(steps).transpose(0, 1)
+
+
+def pad_time(x: Tensor, left: int, right: int, mode: str) -> Tensor:
+    """`layers.conv.pad` along the time of [B, L, C]: a copy with rows before and after."""
+    length = x.shape[1]
+    if mode not in ("constant", "reflect") or (mode == "reflect" and length <= max(left, right)):
+        return pad(x.transpose(1, 2), left, right, mode).transpose(1, 2).contiguous()
+    padded = x.new_empty(x.shape[0], left + length + right, x.shape[2])
+    padded[:, left : left + length] = x
+    if mode == "constant":
+        padded[:, :left] = 0
+        padded[:, left + length :] = 0
+    else:
+        padded[:, :left] = x[:, 1 : left + 1].flip(1)
+        padded[:, left + length :] = x[:, length - 1 - right : length - 1].flip(1)
+    return padded
