@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lightning_audio.batch import Attributes
+from lightning_audio.conditioning.base import Precomputed
 
 FIELDS = ("key", "bpm", "genre", "moods", "instrument", "keywords")
 
@@ -40,9 +41,9 @@ def merge_text(
     Two things differ from AudioCraft, where `drop_other_p` is really the probability to keep a field (the
     same at its 0.5), and where every training description, merged or not, loses its last period and gains ".
     " before what follows, which evaluation's never do. Here only merged texts change, and a description is
-    dropped only where something takes its place.
+    dropped only where something takes its place. A precomputed description is past merging.
     """
-    if rng.random() >= merge_p:
+    if rng.random() >= merge_p or isinstance(attributes.get("description"), Precomputed):
         return attributes
     values = {name: as_text(attributes.get(name)) for name in fields}
     pairs = [f"{name}: {text}" for name, text in values.items() if text and rng.random() >= drop_field_p]

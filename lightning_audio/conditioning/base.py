@@ -6,20 +6,23 @@ worker can do it. `forward` turns those into a `Condition` on the module's devic
 conditions to the model's width and fuses them into a `FusedConditions`, all that a language model ever sees.
 
 A new conditioner is one file: subclass `Conditioner`, set `self.dim`, write the two steps. Text and labels
-come as values of the attribute; a waveform comes as a `WavCondition` in the same place; None (or an absent
-attribute) always means "not given", and must yield a row whose mask is False.
+come as values of the attribute; a waveform comes as a `WavCondition` in the same place, and what was computed
+ahead as `Precomputed`; None (or an absent attribute) always means "not given", and must yield a row whose mask
+is False.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from lightning_audio.batch import length_mask
 
 
 @dataclass(frozen=True)
@@ -36,16 +39,36 @@ class WavCondition:
 
     wav: [C, L] float32; sample_rate: Hz. One per item, so that lengths may differ; the conditioner pads,
         resamples and mixes down as it needs.
+    seed: of what is drawn about it (where an excerpt starts), so that it is the same in any batch; None: the
+        generator of the call, one draw for the batch.
     """
 
     wav: Tensor
     sample_rate: int
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         if self.wav.dim() != 2:
             raise ValueError(f"a waveform condition is [C, L], got a tensor of shape {tuple(self.wav.shape)}")
         if self.sample_rate <= 0:
             raise ValueError(f"a waveform condition has a positive sample rate in Hz, got {self.sample_rate}")
+
+
+@dataclass(frozen=True)
+class Precomputed:
+    """What a frozen conditioner would make of the item's value, computed ahead and kept beside the clip.
+
+    embedding: [S, D] float, of the valid steps only, as wide as the conditioner's `dim`.
+    """
+
+    embedding: Tensor
+
+    def __post_init__(self) -> None:
+        if self.embedding.dim() != 2 or not self.embedding.is_floating_point():
+            raise ValueError(
+                f"a precomputed condition is [S, D] of floats, got {tuple(self.embedding.shape)} "
+                f"of {self.embedding.dtype}"
+            )
 
 
 @dataclass(frozen=True)
@@ -122,10 +145,12 @@ class Conditioner(nn.Module):
     rank: conditions are processed text first (0), then waveforms (1), then joint embeddings (2), as in
         AudioCraft, so the order of a prefix does not depend on the order of a config: each one goes in front
         of those before.
+    droppable: guidance and its dropout take this condition away with the others.
     """
 
     rank: ClassVar[int] = 0
     dim: int
+    droppable: bool = True
 
     def prepare(self, values: Sequence[Any], *, rng: random.Random | None = None) -> dict[str, Tensor]:
         """Plain tensors by name, on the CPU: `Conditioning` moves them to the model's device for `forward`.
@@ -136,3 +161,17 @@ class Conditioner(nn.Module):
 
     def forward(self, prepared: dict[str, Tensor]) -> Condition:
         raise NotImplementedError
+
+    def use_codec(self, codec: Any) -> None:
+        """Told the codec of the model as a whole; for a conditioner that hears by it."""
+
+    def counted(self, prepared: Mapping[str, Tensor], num_frames: int) -> Tensor | None:
+        """Frames of codes [B, T] that a loss may ask for: not those that the condition gives away. None: all."""
+        return None
+
+
+def pad_rows(rows: Sequence[Tensor], *, longest: int | None = None) -> tuple[Tensor, Tensor]:
+    """Rows [S_b, D] of unlike length in one tensor [B, S, D], zeros behind each, and their mask [B, S] bool."""
+    lengths = torch.tensor([len(row) for row in rows])
+    size = max(1, int(lengths.max()), longest or 0)
+    return torch.stack([F.pad(row, (0, 0, 0, size - len(row))) for row in rows]), length_mask(lengths, size)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
+from collections import OrderedDict
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +16,8 @@ from torch import Tensor, nn
 
 from lightning_audio.audio import convert
 from lightning_audio.batch import length_mask
-from lightning_audio.conditioning.base import Condition, Conditioner, WavCondition
+from lightning_audio.conditioning.base import Condition, Conditioner, Precomputed, WavCondition, pad_rows
+from lightning_audio.conditioning.separation import Separator
 
 
 @lru_cache(maxsize=8)
@@ -77,25 +80,20 @@ class Chromagram(nn.Module):
         return F.one_hot(chroma.argmax(dim=-1), self.num_chroma).float()
 
 
-class Separator(Protocol):
-    """Takes out of a mixture what carries the melody: [B, C, L] -> the same shape, at its own rate."""
-
-    sample_rate: int
-    channels: int
-
-    def __call__(self, wav: Tensor) -> Tensor: ...
-
-
 class ChromaConditioner(Conditioner):
-    """The chromagram of a melody (a `WavCondition` of any rate, length and channels).
+    """The chromagram of a melody: of a `WavCondition` of any rate, length and channels, or `Precomputed`.
 
     sample_rate: Hz at which it is computed, the model's.
-    duration: seconds; a shorter melody is repeated and a longer one cut to fill it. None, for training on
-        melodies cut from the clips themselves, keeps each length and masks what is past it.
-    silence_for_none: what no melody is. False: nothing, masked. True: what a released MusicGen-Melody expects
-        for its null rows, the chroma of silence, where the argmax of zeros is C: not masked.
+    duration: seconds; outside of training a shorter melody is repeated and a longer one cut to fill it. In
+        training, on melodies cut from the clips themselves, and with None each keeps its length, and what is
+        past it is masked.
+    silence_for_none: what no melody is outside of training. False: nothing, masked, as in training. True: what a
+        released MusicGen-Melody expects for its null rows, the chroma of silence, where the argmax of zeros is
+        C: not masked.
     separator: applied first, so that drums and bass do not decide; None where the melody is a stem already.
         It is no submodule and in no checkpoint.
+    cache_size: chromagrams of that many waveforms are kept, for melodies that come again: in the rows of
+        guidance, in the next call, in every validation. Zero keeps those of a call only.
 
     Each waveform is taken by itself: its frames do not depend on its neighbours in the batch.
     """
@@ -112,6 +110,7 @@ class ChromaConditioner(Conditioner):
         argmax: bool = True,
         silence_for_none: bool = False,
         separator: Separator | None = None,
+        cache_size: int = 1024,
     ) -> None:
         super().__init__()
         self.dim = num_chroma
@@ -122,43 +121,107 @@ class ChromaConditioner(Conditioner):
         self.num_frames = (
             None if duration is None else self.chromagram.num_frames(int(duration * sample_rate))
         )
+        self.cache_size = cache_size
         self._separator = [] if separator is None else [separator]  # in a list, so that it is not registered
+        self._known: OrderedDict[int, Tensor] = OrderedDict()
 
     def prepare(self, values: Sequence[Any], *, rng: random.Random | None = None) -> dict[str, Tensor]:
-        """wav [B, C, L] as the separator wants it, or mono at our rate; num_samples [B], 0 for none."""
-        source = self._separator[0] if self._separator else None
+        """wav [B, C, L] as the separator wants it, or mono at our rate; num_samples [B], 0 for none; key [B].
+
+        Of what is precomputed: frames [B, T, num_chroma], num_frames [B].
+        """
+        source = self._source() if any(isinstance(value, WavCondition) for value in values) else None
         rate = source.sample_rate if source else self.chromagram.sample_rate
         channels = source.channels if source else 1
         wavs = [self._waveform(value, rate, channels) for value in values]
         num_samples = torch.tensor([wav.shape[-1] for wav in wavs])
         longest = max(1, int(num_samples.max()))
         padded = [F.pad(wav, (0, longest - wav.shape[-1])) for wav in wavs]
-        return {"wav": torch.stack(padded), "num_samples": num_samples}
+        prepared = {
+            "wav": torch.stack(padded),
+            "num_samples": num_samples,
+            "key": torch.tensor([_content_key(wav) for wav in wavs]),
+        }
+        if any(isinstance(value, Precomputed) for value in values):
+            given = [self._given(value) for value in values]
+            prepared["frames"], _ = pad_rows(given)
+            prepared["num_frames"] = torch.tensor([len(frames) for frames in given])
+        return prepared
+
+    def _source(self) -> Separator | None:
+        return self._separator[0] if self._separator and self._separator[0].is_ready else None
 
     def _waveform(self, value: Any, rate: int, channels: int) -> Tensor:
-        if value is None:
+        if value is None or isinstance(value, Precomputed):
             return torch.zeros(channels, 0)
         if not isinstance(value, WavCondition) or value.wav.shape[-1] == 0:
             raise ValueError(f"a melody is a WavCondition with at least one sample, got {value!r}")
         return convert(value.wav.cpu().float(), value.sample_rate, rate, channels)
 
+    def _given(self, value: Any) -> Tensor:
+        if not isinstance(value, Precomputed):
+            return torch.zeros(0, self.dim)
+        if value.embedding.shape[1] != self.dim:
+            raise ValueError(
+                f"a precomputed melody has {value.embedding.shape[1]} classes, the model {self.dim}"
+            )
+        return value.embedding.cpu().float()
+
     @torch.no_grad()
     def forward(self, prepared: dict[str, Tensor]) -> Condition:
-        lengths = prepared["num_samples"].tolist()
-        rows = [self._frames(wav[:, :n]) for wav, n in zip(prepared["wav"], lengths, strict=True)]
-        steps = max(len(row) for row in rows)
-        embedding = torch.stack([F.pad(row, (0, 0, 0, steps - len(row))) for row in rows])
-        valid = [len(row) if n or self.silence_for_none else 0 for row, n in zip(rows, lengths, strict=True)]
-        return Condition(embedding, length_mask(torch.tensor(valid, device=embedding.device), steps))
+        lengths, keys = prepared["num_samples"].tolist(), prepared["key"].tolist()
+        given = prepared["num_frames"].tolist() if "num_frames" in prepared else [0] * len(keys)
+        found: dict[int, Tensor] = {}
+        rows = []
+        for row, (key, length) in enumerate(zip(keys, lengths, strict=True)):
+            if given[row]:
+                rows.append(prepared["frames"][row, : given[row]])
+                continue
+            if key not in found:
+                known = self._known.get(key)
+                wav = prepared["wav"][row, :, :length]
+                found[key] = self._frames(wav) if known is None else known.to(wav.device)
+            rows.append(found[key])
+        self._remember(found)
+        rows = [self._matched(frames) for frames in rows]
+        embedding, _ = pad_rows(rows)
+        has_melody = [bool(length or frames) for length, frames in zip(lengths, given, strict=True)]
+        valid = [
+            len(frames) if has or (self.silence_for_none and not self.training) else 0
+            for frames, has in zip(rows, has_melody, strict=True)
+        ]
+        return Condition(
+            embedding, length_mask(torch.tensor(valid, device=embedding.device), embedding.shape[1])
+        )
 
     def _frames(self, wav: Tensor) -> Tensor:
         """Chroma [T, num_chroma] of one waveform [C, L]; of silence where it is empty."""
+        source = self._source() if wav.shape[-1] else None
         if wav.shape[-1] == 0:
             wav = wav.new_zeros(1, 1)
-        elif self._separator:
-            source = self._separator[0]
+        elif source is not None:
             wav = convert(source(wav[None])[0], source.sample_rate, self.chromagram.sample_rate, 1)
-        frames = self.chromagram(wav[None])[0]
-        if self.num_frames is None:
+        return self.chromagram(wav[None])[0]
+
+    def _matched(self, frames: Tensor) -> Tensor:
+        """Repeated and cut to the duration, where there is one to match."""
+        if self.num_frames is None or self.training:
             return frames
         return frames.repeat(math.ceil(self.num_frames / len(frames)), 1)[: self.num_frames]
+
+    def _remember(self, found: dict[int, Tensor]) -> None:
+        for key, frames in found.items():
+            self._known[key] = frames
+            self._known.move_to_end(key)
+        while len(self._known) > self.cache_size:
+            self._known.popitem(last=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and loader workers begin with nothing in memory."""
+        return {**self.__dict__, "_known": OrderedDict()}
+
+
+def _content_key(wav: Tensor) -> int:
+    """A number that only equal waveforms share."""
+    digest = hashlib.blake2b(wav.contiguous().numpy().tobytes(), digest_size=8)
+    return int.from_bytes(digest.digest(), "big", signed=True)

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_audio.batch import Attributes, AudioBatch
-from lightning_audio.conditioning.base import Condition, Conditioner, FusedConditions, WavCondition
+from lightning_audio.conditioning.base import (
+    Condition,
+    Conditioner,
+    FusedConditions,
+    Precomputed,
+    WavCondition,
+)
 
 WAYS = ("cross", "prepend", "sum", "input_interpolate")
 
@@ -91,6 +99,24 @@ class Conditioning(nn.Module):
             sum=torch.stack(torch.broadcast_tensors(*added)).sum(dim=0) if added else None,
         )
 
+    @property
+    def kept(self) -> list[str]:
+        """Attributes that guidance and its dropout never take away."""
+        return [name for name, conditioner in self._conditioners() if not conditioner.droppable]
+
+    def counted(self, prepared: Mapping[str, Mapping[str, Tensor]], num_frames: int) -> Tensor | None:
+        """Frames of codes [B, T] that a loss may ask for, given these conditions; None: all."""
+        counted: Tensor | None = None
+        for name, conditioner in self._conditioners():
+            own = conditioner.counted(prepared[name], num_frames)
+            counted = own if counted is None or own is None else counted & own
+        return counted
+
+    def use_codec(self, codec: Any) -> None:
+        """Tell the conditioners that hear by the codec of the model as a whole which one it is."""
+        for _, conditioner in self._conditioners():
+            conditioner.use_codec(codec)
+
     def forward(
         self, attributes: Sequence[Attributes], *, length: int | None = None, rng: random.Random | None = None
     ) -> FusedConditions:
@@ -108,6 +134,47 @@ def attributes_of(batch: AudioBatch) -> list[Attributes]:
     return [
         {**attributes, **{name: WavCondition(wavs[row], batch.sample_rate) for name, wavs in named}}
         for row, attributes in enumerate(batch.attributes)
+    ]
+
+
+def with_own_audio(
+    attributes: Sequence[Attributes], batch: AudioBatch, names: Sequence[str]
+) -> list[Attributes]:
+    """The items of a batch, each clip given to itself under `names`: its melody is its own, its style, its sound.
+
+    What an item has there stays, and a text has the audio beside it: (text, waveform).
+    """
+    wanting = [name for name in names for item in attributes if not _has_audio(item.get(name))]
+    if not wanting:
+        return list(attributes)
+    if batch.wav is None:
+        raise ValueError(
+            f"the {wanting[0]} of a clip is to be its own audio, and the batch has only codes: train on shards of "
+            "audio with the codec in the task, or keep what the conditioner needs of it in the shards"
+        )
+    lengths = [batch.wav.shape[-1]] * len(batch) if batch.num_samples is None else batch.num_samples.tolist()
+    own = [WavCondition(wav[:, :n], batch.sample_rate) for wav, n in zip(batch.wav, lengths, strict=True)]
+    return [
+        {**item, **{name: _beside(item.get(name), wav) for name in names}}
+        for item, wav in zip(attributes, own, strict=True)
+    ]
+
+
+def _has_audio(value: Any) -> bool:
+    return isinstance(value, WavCondition | Precomputed | tuple)
+
+
+def _beside(value: Any, wav: WavCondition) -> Any:
+    if _has_audio(value):
+        return value
+    return wav if value is None else (value, wav)
+
+
+def with_seeds(attributes: Sequence[Attributes], seeds: Sequence[int]) -> list[Attributes]:
+    """The same items; what is drawn about the waveforms of each follows from its own seed."""
+    return [
+        {name: replace(v, seed=seed) if isinstance(v, WavCondition) else v for name, v in item.items()}
+        for item, seed in zip(attributes, seeds, strict=True)
     ]
 
 

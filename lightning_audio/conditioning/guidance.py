@@ -8,11 +8,14 @@ the others, on which AudioCraft's results depend.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from lightning_audio.batch import Attributes
-from lightning_audio.conditioning.base import WavCondition
+from lightning_audio.conditioning.base import FusedConditions, WavCondition
+from lightning_audio.conditioning.conditioning import Conditioning
 from lightning_audio.conditioning.dropout import drop_all
 
 
@@ -30,6 +33,38 @@ def with_wav_only_and_null(
         for item in attributes
     ]
     return [*attributes, *wav_only, *drop_all(attributes, keep=keep)]
+
+
+def conditions_of(
+    conditioning: Conditioning,
+    rows: Sequence[Attributes],
+    *,
+    num_items: int,
+    length: int | None = None,
+    apart: bool = False,
+) -> FusedConditions:
+    """The conditions of guided rows, such as [cond; null] of `num_items` items each.
+
+    apart: the rows of each item are conditioned by themselves, and padding that its neighbours bring is masked,
+        so that nothing of an item depends on the batch. Together, as AudioCraft does it, texts are padded to
+        the longest of all, and padding counts where the model does not mask it.
+    """
+    if not apart or num_items == 1 or conditioning.mask_padding:
+        return conditioning(rows, length=length)
+    parts = [conditioning(rows[item::num_items], length=length) for item in range(num_items)]
+    order = torch.arange(len(rows)).view(num_items, -1).t().flatten()  # item by item -> [cond; null]
+    return FusedConditions.cat(_with_masks(parts)).index(order)
+
+
+def _with_masks(parts: Sequence[FusedConditions]) -> list[FusedConditions]:
+    """The same parts, all of each visible; unchanged where none will be padded."""
+    masks: list[dict[str, Tensor]] = [{} for _ in parts]
+    for name in ("cross", "prepend"):
+        vectors: list[Tensor] = [v for part in parts if (v := getattr(part, name)) is not None]
+        if len({vector.shape[1] for vector in vectors}) > 1:
+            for mask, vector in zip(masks, vectors, strict=True):
+                mask[f"{name}_mask"] = vector.new_ones(vector.shape[:2], dtype=torch.bool)
+    return [replace(part, **mask) for part, mask in zip(parts, masks, strict=True)]
 
 
 def guide(cond: Tensor, null: Tensor, coef: float | Tensor) -> Tensor:

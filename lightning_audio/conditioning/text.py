@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lightning_audio.batch import length_mask
 from lightning_audio.conditioning.augmentation import as_text, drop_words
-from lightning_audio.conditioning.base import Condition, Conditioner
+from lightning_audio.conditioning.base import Condition, Conditioner, Precomputed, pad_rows, pad_steps
 from lightning_audio.hashing import weights_hash
 
 T5_DIMS = {
@@ -33,6 +33,8 @@ T5_DIMS = {
     "google/flan-t5-xl": 2048,
     "google/flan-t5-xxl": 4096,
 }
+# Parts beside the text encoder in the files of a MusicGen of transformers.
+_OTHER_PARTS = [r"^decoder\.", r"^audio_encoder\.", r"^(audio_)?enc_to_dec_proj\."]
 
 
 class TextConditioner(Conditioner):
@@ -53,11 +55,12 @@ class T5Conditioner(TextConditioner):
     The encoder is loaded on first use and is no submodule: it is in no checkpoint, parameter list or `.to()`;
     it follows the device of what it is given, and `encoder_hash` says which weights it has. Text is not
     normalised and not truncated; a batch is padded to its longest text. No text is a row of mask False.
+    Encodings may come with the batch (`Precomputed` in place of the text); where all do, T5 is never loaded.
 
     name: a published T5; its width is known without loading it, so that models build with no download.
     dim: hidden size, for another name.
-    path: local folder of the encoder and its tokeniser, or a folder that holds one under `name`; None asks
-        transformers, which looks in its cache and at the hub.
+    path: local folder of the encoder and its tokeniser, of a MusicGen of transformers that holds both, or a
+        folder that holds one under `name`; None asks transformers, which looks in its cache and at the hub.
     word_dropout: probability of each word to be left out in training.
     cache_size: encodings of that many texts are kept, for prompts and captions that come again.
     """
@@ -82,11 +85,30 @@ class T5Conditioner(TextConditioner):
         self._encodings: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
 
     def prepare(self, values: Sequence[Any], *, rng: random.Random | None = None) -> dict[str, Tensor]:
-        """ids, mask [B, S]"""
-        texts = self._texts(values, rng)
+        """ids, mask [B, S]; of what is precomputed, given [B, S, D] and given_mask [B, S]."""
+        texts = self._texts([None if isinstance(v, Precomputed) else v for v in values], rng)
+        prepared = self._tokenized(texts)
+        if any(isinstance(value, Precomputed) for value in values):
+            rows = [self._given(value) for value in values]
+            prepared["given"], prepared["given_mask"] = pad_rows(rows)
+        return prepared
+
+    def _tokenized(self, texts: list[str]) -> dict[str, Tensor]:
+        if not any(texts):  # as the tokeniser has it, one step of no meaning
+            ids = torch.zeros(len(texts), 1, dtype=torch.long)
+            return {"ids": ids, "mask": ids.bool()}
         batch = self.tokenizer(texts, return_tensors="pt", padding=True)
         present = torch.tensor([text != "" for text in texts])
         return {"ids": batch["input_ids"], "mask": batch["attention_mask"].bool() & present[:, None]}
+
+    def _given(self, value: Any) -> Tensor:
+        if not isinstance(value, Precomputed):
+            return torch.zeros(0, self.dim)
+        if value.embedding.shape[1] != self.dim:
+            raise ValueError(
+                f"a precomputed text is {value.embedding.shape[1]} wide, {self.name!r} is {self.dim}"
+            )
+        return value.embedding.cpu().float()
 
     @torch.no_grad()
     def forward(self, prepared: dict[str, Tensor]) -> Condition:
@@ -100,7 +122,12 @@ class T5Conditioner(TextConditioner):
             if key:
                 row[: len(key)] = known[key]
         self._remember({key: known[key] for key in keys if key})
-        return Condition(embedding, mask)
+        if "given" not in prepared:
+            return Condition(embedding, mask)
+        steps = max(ids.shape[1], prepared["given"].shape[1])
+        given, given_mask = (pad_steps(prepared[name], steps) for name in ("given", "given_mask"))
+        embedding, mask = pad_steps(embedding, steps), pad_steps(mask, steps)
+        return Condition(embedding.where(~given_mask[..., None], given), mask | given_mask)
 
     def _encode(self, texts: list[tuple[int, ...]], device: torch.device) -> dict[tuple[int, ...], Tensor]:
         """Hidden states [S, D] of each text, given as its token ids."""
@@ -144,9 +171,17 @@ class T5Conditioner(TextConditioner):
         return self._hash
 
     def _load_encoder(self) -> nn.Module:
-        from transformers import T5EncoderModel
+        from transformers import AutoConfig, T5EncoderModel
 
-        encoder, info = self._load(T5EncoderModel, dtype=torch.float32, output_loading_info=True)
+        kind: Any = T5EncoderModel
+        options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True}
+        if (inner := getattr(self._load(AutoConfig), "text_encoder", None)) is not None:
+            # A MusicGen of transformers: the encoder lies in the same files, beside the other parts.
+            kind = type("T5WithinMusicGen", (kind,), {"_keys_to_ignore_on_load_unexpected": _OTHER_PARTS})
+            options |= {"config": inner, "key_mapping": {r"^text_encoder\.": ""}}
+        encoder, info = self._load(kind, **options)
+        if inner is not None and (surplus := sorted(info["unexpected_keys"])):
+            raise ValueError(f"the text encoder in {self._source()} has a surplus of weights: {surplus[:3]}")
         if absent := sorted(set(info["missing_keys"]) - {"encoder.embed_tokens.weight"}):
             raise ValueError(
                 f"{self._source()} is no T5 encoder: it lacks {absent[:3]} ({len(absent)} in all)"

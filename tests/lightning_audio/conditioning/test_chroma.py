@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_audio.conditioning.base import WavCondition
+from lightning_audio.conditioning.base import Precomputed, WavCondition
 from lightning_audio.conditioning.chroma import ChromaConditioner, Chromagram, chroma_filters
 
 
@@ -60,13 +60,15 @@ def test_neighbours_do_not_matter_and_lengths_are_masked() -> None:
 
 
 def test_a_duration_repeats_and_cuts() -> None:
-    conditioner = make(duration=3.0, silence_for_none=True)
+    conditioner = make(duration=3.0, silence_for_none=True).eval()
     condition = conditioner(conditioner.prepare([tone(440.0, 1.0), tone(440.0, 9.0), None]))
     assert condition.embedding.shape == (3, 1 + 24000 // 1024, 12)
     assert condition.mask.all()
     assert torch.equal(condition.embedding[0], condition.embedding[1])
     assert set(condition.embedding[2].argmax(-1).tolist()) == {0}
-    assert not make(duration=3.0)(conditioner.prepare([None])).mask.any()
+    assert not make(duration=3.0).eval()(conditioner.prepare([None])).mask.any()
+    learning = conditioner.train()(conditioner.prepare([tone(440.0, 1.0), None]))
+    assert learning.mask.sum(dim=1).tolist() == [1 + 8000 // 1024, 0]
 
 
 class FirstChannel:
@@ -74,6 +76,7 @@ class FirstChannel:
 
     sample_rate = 16000
     channels = 2
+    is_ready = True
 
     def __call__(self, wav: Tensor) -> Tensor:
         return wav[:, :1].expand(-1, 2, -1)
@@ -85,6 +88,30 @@ def test_a_separator_decides_what_is_heard() -> None:
         conditioner = make(separator=separator)
         frames = conditioner(conditioner.prepare([both, None])).embedding[0]
         assert set(frames[1:-1].argmax(-1).tolist()) == {pitch_class}
+
+
+def test_precomputed_frames_equal_the_waveform_s() -> None:
+    for options in ({}, {"duration": 3.0}):
+        conditioner = make(**options).eval()
+        melodies = [tone(440.0, 2.0), tone(300.0, 1.0), None]
+        live = conditioner(conditioner.prepare(melodies))
+        plain = make()
+        frames = [plain(plain.prepare([melody])).embedding[0] for melody in melodies[:2]]
+        ahead = conditioner(conditioner.prepare([Precomputed(frames[0]), melodies[1], None]))
+        assert torch.equal(ahead.mask, live.mask)
+        assert torch.equal(ahead.embedding * ahead.mask[..., None], live.embedding * live.mask[..., None])
+    with pytest.raises(ValueError, match="7 classes, the model 12"):
+        make().prepare([Precomputed(torch.zeros(4, 7))])
+
+
+def test_a_melody_that_comes_again_is_not_computed_again() -> None:
+    conditioner = make(cache_size=1)
+    melody = tone(440.0, 2.0)
+    first = conditioner(conditioner.prepare([melody, melody])).embedding
+    conditioner.chromagram.forward = None  # type: ignore[method-assign, assignment]
+    assert torch.equal(conditioner(conditioner.prepare([melody, melody])).embedding, first)
+    with pytest.raises(TypeError):
+        conditioner(conditioner.prepare([tone(441.0, 2.0)]))
 
 
 def test_what_is_no_waveform_is_refused() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from lightning_audio.conditioning.base import Precomputed
 from lightning_audio.conditioning.conditioning import Conditioning
 from lightning_audio.conditioning.text import SubwordTextConditioner, T5Conditioner, split_words, word_pieces
 
@@ -52,6 +53,30 @@ def test_t5_in_a_model_equals_reference(t5: T5Conditioner, shared_reference: Pat
     fused = conditioning([{"description": text} for text in vector["inputs"]["texts"]])
     expected = vector["outputs"]["condition_tensors"]["description"]["cond"]
     torch.testing.assert_close(fused.cross, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_precomputed_encodings_equal_live_ones(t5: T5Conditioner) -> None:
+    texts = ["a slow warm bell", None, "rain", ""]
+    live = t5(t5.prepare(texts))
+    ahead = [
+        Precomputed(row[mask]) if mask.any() else None
+        for row, mask in zip(live.embedding, live.mask, strict=True)
+    ]
+    absent = T5Conditioner(name="t5-small", path="/absent")  # never loaded, where all is there already
+    for values, conditioner in (
+        (ahead, absent),
+        ([*ahead[:2], "rain", None], t5),
+        ([texts[0], None, *ahead[2:]], t5),
+    ):
+        condition = conditioner(conditioner.prepare(values))
+        assert torch.equal(condition.mask, live.mask)
+        torch.testing.assert_close(condition.embedding[live.mask], live.embedding[live.mask])
+        assert not condition.embedding[~live.mask].any()
+    assert not absent(absent.prepare([None, ""])).mask.any()
+    with pytest.raises(ValueError, match="3 wide, 't5-small' is 512"):
+        t5.prepare([Precomputed(torch.zeros(2, 3))])
+    with pytest.raises(ValueError, match=r"\[S, D\] of floats"):
+        Precomputed(torch.zeros(3))
 
 
 def test_t5_stays_out_of_the_model(t5: T5Conditioner) -> None:
