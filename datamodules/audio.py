@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,15 @@ import torch
 from datamodules.index import DatasetIndex
 from datamodules.shards import ShardReader
 from datamodules.stream import StreamDataModule
-from datamodules.transforms import OneDescription, Sample, Transform, collate_audio, crop_start
+from datamodules.transforms import Accept, OneDescription, Sample, Transform, collate_audio, crop_start
 from lightning_audio.audio import convert, open_audio, read_samples
 from lightning_audio.batch import AudioBatch
 
 # Below this peak (-80 dBFS) a segment is silence, dither or not.
 _SILENCE = 1e-4
+# Draws for another clip before giving up: a kind that is a twentieth of the stream is missed once in 500 000.
+_MAX_DRAWS = 256
+_one_description = OneDescription()
 
 
 class AudioSource:
@@ -43,8 +48,42 @@ class AudioSource:
         self.min_segment_ratio = min_segment_ratio
         self.allow_silence = allow_silence
         self.transforms = transforms
+        self._ends = np.cumsum(self.counts)
 
     def load(self, shard: int, nth: int, rng: np.random.Generator) -> Sample:
+        loaded = replace(self._read(shard, nth, rng), another=partial(self._another, (shard, nth)))
+        for transform in self.transforms:
+            loaded = transform(loaded, rng)
+        return loaded
+
+    def _another(
+        self, own: tuple[int, int], rng: np.random.Generator, accept: Accept | None = None
+    ) -> Sample:
+        """A segment of a clip other than `own`. One that cannot be read is passed over: its own turn names it."""
+        for _ in range(_MAX_DRAWS):
+            place = int(rng.integers(self._ends[-1]))
+            shard = int(np.searchsorted(self._ends, place, side="right"))
+            nth = place - int(self._ends[shard] - self.counts[shard])
+            if (shard, nth) == own:
+                continue
+            try:
+                if accept is None or accept(*self._about(shard, nth)):
+                    return self._read(shard, nth, rng)
+            except (ValueError, OSError):
+                continue
+        raise ValueError(f"of {_MAX_DRAWS} clips drawn to go with it none will do")
+
+    def _about(self, shard: int, nth: int) -> tuple[str, dict[str, Any]]:
+        """Key and attributes of a clip, without its audio."""
+        info, index, sample = (
+            self.index.info.shards[shard],
+            self.index.shard(shard),
+            self.index.sample(shard, nth),
+        )
+        return index.keys[sample], self.reader.attributes(info, index, sample)
+
+    def _read(self, shard: int, nth: int, rng: np.random.Generator) -> Sample:
+        """A segment of a clip, with one description of it."""
         info, index, sample = (
             self.index.info.shards[shard],
             self.index.shard(shard),
@@ -66,10 +105,9 @@ class AudioSource:
         if peak < _SILENCE and not self.allow_silence:
             raise ValueError(f"is silent from {start / index.sample_rates[sample]:.2f} s on")
         wav = self._converted(samples.T, int(index.sample_rates[sample]))
-        loaded = Sample(index.keys[sample], self.reader.attributes(info, index, sample), wav=wav)
-        for transform in self.transforms:
-            loaded = transform(loaded, rng)
-        return loaded
+        return _one_description(
+            Sample(index.keys[sample], self.reader.attributes(info, index, sample), wav=wav), rng
+        )
 
     def _segment(self, index: Any, sample: int, rng: np.random.Generator) -> tuple[int, int]:
         """(start, count) in samples of the file."""
@@ -154,7 +192,7 @@ class AudioDataModule(StreamDataModule):
             segment_duration=self.segment_duration,
             min_segment_ratio=self.min_segment_ratio if training else 1.0,
             allow_silence=self.allow_silence or not training,
-            transforms=[OneDescription(), *(self.transforms if training else ())],
+            transforms=self.transforms if training else (),
         )
 
     def _check(self, split: str) -> None:

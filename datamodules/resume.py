@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.journal import Failure, Journal
 from datamodules.order import StreamOrder
-from datamodules.transforms import Sample
+from datamodules.transforms import BatchTransform, Sample
 from lightning_audio.batch import AudioBatch
 
 # Draws for one position before giving up; with 10 % bad samples that happens once in 10^16.
@@ -61,11 +61,15 @@ class StreamDataset(Dataset[Drawn]):
     """Position in the stream -> sample. All chance is drawn from (seed, position), never from the process.
 
     A bad sample is replaced by another of the same epoch, itself chosen by (seed, position).
+    batch_transforms: draw from (seed, positions of the batch).
     """
 
-    def __init__(self, source: Source, order: StreamOrder) -> None:
+    def __init__(
+        self, source: Source, order: StreamOrder, batch_transforms: Sequence[BatchTransform] = ()
+    ) -> None:
         self.source = source
         self.order = order
+        self.batch_transforms = batch_transforms
 
     def __getitem__(self, position: int) -> Drawn:
         place = self.order(position)
@@ -91,8 +95,15 @@ class StreamDataset(Dataset[Drawn]):
     def collate(self, drawn: Sequence[Drawn]) -> Delivered:
         samples = [item.sample for item in drawn if item.sample is not None]
         failures = [failure for item in drawn for failure in item.failures]
-        batch = self.source.collate(samples) if len(samples) == len(drawn) else None
-        return Delivered(batch, [item.position for item in drawn], failures)
+        positions = [item.position for item in drawn]
+        if len(samples) < len(drawn):
+            return Delivered(None, positions, failures)
+        batch = self.source.collate(samples)
+        # Four numbers, where a sample's seed has three: never the draws of a sample.
+        rng = np.random.default_rng([self.order.seed, positions[0], len(positions), 0])
+        for transform in self.batch_transforms:
+            batch = transform(batch, rng)
+        return Delivered(batch, positions, failures)
 
 
 def rank_batch_size(batch_size: int, world_size: int, accumulation: int) -> int:

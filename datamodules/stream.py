@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from datamodules.index import DatasetIndex, open_split
 from datamodules.journal import Journal
 from datamodules.order import StreamOrder
 from datamodules.resume import EvalLoader, Source, StreamDataset, StreamLoader, rank_batch_size
+from datamodules.transforms import BatchTransform
 from sharding.schema import DatasetInfo, split_folders
 
 
@@ -28,6 +30,7 @@ class StreamDataModule(L.LightningDataModule):
     seed: of the order and of everything random.  window: shards mixed with one another, see `StreamOrder`.
     log_folder: for the audit and the quarantine (None: the trainer's folder).  audit: write down every key.
     max_bad_ratio: share of samples that may be unusable before the run is stopped.
+    batch_transforms: of training batches, each batch as one rank sees it.
     """
 
     train_split, valid_split, test_split = "train", "valid", "test"
@@ -47,6 +50,7 @@ class StreamDataModule(L.LightningDataModule):
         log_folder: str | Path | None = None,
         audit: bool = False,
         max_bad_ratio: float = 0.01,
+        batch_transforms: Sequence[BatchTransform] = (),
     ) -> None:
         super().__init__()
         self.path = Path(path)
@@ -61,6 +65,7 @@ class StreamDataModule(L.LightningDataModule):
         self.log_folder = log_folder
         self.audit = audit
         self.max_bad_ratio = max_bad_ratio
+        self.batch_transforms = list(batch_transforms)
         self._train_loader: StreamLoader | None = None
         self._book: Journal | None = None
 
@@ -88,7 +93,7 @@ class StreamDataModule(L.LightningDataModule):
         # A trainer that asks again in the middle of a run goes on where it was.
         position = self._train_loader.position if self._train_loader is not None else 0
         self._train_loader = StreamLoader(
-            StreamDataset(source, order),
+            StreamDataset(source, order, self.batch_transforms),
             self._journal(rank),
             batch_size=self.batch_size,
             num_batches=steps * accumulation,

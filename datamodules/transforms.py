@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,16 +14,32 @@ from lightning_audio.batch import AudioBatch
 
 @dataclass(frozen=True)
 class Sample:
-    """One clip on its way: wav float32 [C, L] or codes integer [K, T], as it is (not padded yet)."""
+    """One clip on its way: wav float32 [C, L] or codes integer [K, T], as it is (not padded yet).
+
+    another: more clips of the same stream, for what is mixed of several; None where the stream gives none.
+    """
 
     key: str
     attributes: dict[str, Any]
     wav: np.ndarray | None = None
     codes: np.ndarray | None = None
+    another: Another | None = field(default=None, compare=False, repr=False)
+
+
+Accept = Callable[[str, dict[str, Any]], bool]
+"""Whether a clip of this key and these attributes will do."""
+
+
+class Another(Protocol):
+    def __call__(self, rng: np.random.Generator, accept: Accept | None = None) -> Sample:
+        """A segment of another clip, drawn evenly from those that will do, before any transform."""
 
 
 Transform = Callable[[Sample, np.random.Generator], Sample]
 """Gives a changed sample; all chance comes from the generator, seeded by the place in the stream."""
+
+BatchTransform = Callable[[AudioBatch, np.random.Generator], AudioBatch]
+"""Gives a changed batch; all chance comes from the generator, seeded by the places of the batch in the stream."""
 
 
 def crop_start(rng: np.random.Generator, length: int, segment: int, min_ratio: float) -> int:
