@@ -16,9 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from lightning_audio.layers.linear import Linear
 from lightning_audio.layers.positions import Rotation, sinusoidal_embedding
 
 Activation = Callable[[Tensor], Tensor]
+KeysValues = list[tuple[Tensor, Tensor]]
+"""Keys and values of the conditions, [B, H, S, D] each, one pair per layer; empty before the first pass."""
 
 
 class KVCache:
@@ -26,6 +29,8 @@ class KVCache:
 
     keys, values: one [B, H, capacity, D] tensor per layer, filled up to `length`.
     cross: per layer the keys and values of the conditions, computed on the first call and kept.
+    dtype: the model's, but no less than float32 on CPU: attention of one query to bfloat16 keys takes three times
+        as long there.
     visible: [B, capacity] bool, False where a step is padding that no later step may see; None: there is none.
     shift: [B, 1] int64, how many of an item's steps are such padding, which its positions do not count.
     """
@@ -41,10 +46,14 @@ class KVCache:
     ) -> None:
         shape = (batch_size, transformer.num_kv_heads, capacity, transformer.head_dim)
         parameter = next(transformer.parameters())
-        device, dtype = device or parameter.device, dtype or parameter.dtype
+        device = device or parameter.device
+        if dtype is None:
+            dtype = parameter.dtype
+            dtype = torch.promote_types(dtype, torch.float32) if device.type == "cpu" else dtype
+        self.dtype = dtype
         self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in transformer.layers]
         self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in transformer.layers]
-        self.cross: list[tuple[Tensor, Tensor]] = []
+        self.cross: KeysValues = []
         self.visible: Tensor | None = None
         self.shift: Tensor | None = None
         self.capacity = capacity
@@ -71,7 +80,8 @@ class View:
 
     mask: bool, broadcastable to [B, H, S, S'] (True = attend), or None: everything, or with `is_causal`
     everything before.   window: with a cache and no mask, how many of the last keys are seen.
-    cross [B, S', D], cross_mask [B, 1, 1, S']: the conditions.
+    cross [B, S', D], cross_mask [B, 1, 1, S']: the conditions.   cross_cache: their keys and values per layer,
+    to be filled by the first pass, or None.
     """
 
     mask: Tensor | None
@@ -80,6 +90,7 @@ class View:
     rotation: Rotation | None
     cross: Tensor | None
     cross_mask: Tensor | None
+    cross_cache: KeysValues | None
     cache: KVCache | None
 
 
@@ -92,8 +103,8 @@ class SelfAttention(nn.Module):
         self.shares_heads = kv_repeat > 1
         self.widths = [dim, dim // kv_repeat, dim // kv_repeat]
         self.dropout = dropout
-        self.qkv = nn.Linear(dim, sum(self.widths), bias=bias)
-        self.output = nn.Linear(dim, dim, bias=bias)
+        self.qkv = Linear(dim, sum(self.widths), bias=bias)
+        self.output = Linear(dim, dim, bias=bias)
         self.query_norm = nn.LayerNorm(dim) if norm else nn.Identity()
         self.key_norm = nn.LayerNorm(dim // kv_repeat) if norm else nn.Identity()
 
@@ -109,7 +120,7 @@ class SelfAttention(nn.Module):
             if view.window is not None:
                 key, value = key[:, :, -view.window :], value[:, :, -view.window :]
         attended = F.scaled_dot_product_attention(
-            query,
+            query.to(key.dtype),  # a cache has its own precision
             key,
             value,
             attn_mask=view.mask,
@@ -117,7 +128,7 @@ class SelfAttention(nn.Module):
             is_causal=view.is_causal,
             enable_gqa=self.shares_heads,
         )
-        return self.output(attended.transpose(1, 2).flatten(2))
+        return self.output(attended.transpose(1, 2).flatten(2).to(x.dtype))
 
 
 class CrossAttention(nn.Module):
@@ -127,9 +138,9 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.head_dim = dim // num_heads
         self.dropout = dropout
-        self.query = nn.Linear(dim, dim, bias=bias)
-        self.key_value = nn.Linear(dim, 2 * dim, bias=bias)
-        self.output = nn.Linear(dim, dim, bias=bias)
+        self.query = Linear(dim, dim, bias=bias)
+        self.key_value = Linear(dim, 2 * dim, bias=bias)
+        self.output = Linear(dim, dim, bias=bias)
         self.query_norm = nn.LayerNorm(dim) if norm else nn.Identity()
         self.key_norm = nn.LayerNorm(dim) if norm else nn.Identity()
 
@@ -138,20 +149,26 @@ class CrossAttention(nn.Module):
         query = split_heads(self.query_norm(self.query(x)), self.head_dim)
         key, value = self._keys_values(view, layer)
         attended = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=view.cross_mask, dropout_p=self.dropout if self.training else 0.0
+            query.to(key.dtype),
+            key,
+            value,
+            attn_mask=view.cross_mask,
+            dropout_p=self.dropout if self.training else 0.0,
         )
-        return self.output(attended.transpose(1, 2).flatten(2))
+        return self.output(attended.transpose(1, 2).flatten(2).to(x.dtype))
 
     def _keys_values(self, view: View, layer: int) -> tuple[Tensor, Tensor]:
         """Those of the conditions, each [B, H, S, D]: from the cache, but for the first time."""
-        if view.cache is not None and len(view.cache.cross) > layer:
-            return view.cache.cross[layer]
+        if view.cross_cache is not None and len(view.cross_cache) > layer:
+            return view.cross_cache[layer]
         if view.cross is None:
             raise ValueError("this transformer has cross-attention, and was given no conditions to attend to")
         key, value = self.key_value(view.cross).chunk(2, dim=-1)
         keys_values = split_heads(self.key_norm(key), self.head_dim), split_heads(value, self.head_dim)
         if view.cache is not None:
-            view.cache.cross.append(keys_values)
+            keys_values = keys_values[0].to(view.cache.dtype), keys_values[1].to(view.cache.dtype)
+        if view.cross_cache is not None:
+            view.cross_cache.append(keys_values)
         return keys_values
 
 
@@ -178,8 +195,8 @@ class FeedForward(nn.Module):
         self, dim: int, hidden_dim: int, *, bias: bool, dropout: float, activation: Activation
     ) -> None:
         super().__init__()
-        self.expand = nn.Linear(dim, hidden_dim, bias=bias)
-        self.contract = nn.Linear(hidden_dim, dim, bias=bias)
+        self.expand = Linear(dim, hidden_dim, bias=bias)
+        self.contract = Linear(hidden_dim, dim, bias=bias)
         self.dropout = dropout
         self.activation = activation
 
@@ -319,6 +336,7 @@ class Transformer(nn.Module):
         mask: Tensor | None = None,
         visible: Tensor | None = None,
         cache: KVCache | None = None,
+        cross_cache: KeysValues | None = None,
     ) -> Tensor:
         """x [B, S, D] -> [B, S, D]
 
@@ -326,6 +344,8 @@ class Transformer(nn.Module):
         mask: bool, [S, S] or broadcastable to [B, H, S, S]: in place of the causal mask (True = attend).
         visible [B, S] bool: False where a step is padding: never attended, and not counted in positions.
         cache: go on after the steps that it holds, and add these.
+        cross_cache: for passes over whole sequences under the same conditions: what the first one computed
+            of these serves the next ones. A `cache` has its own.
         """
         num_steps = x.shape[1]
         if cache is not None and cache.length + num_steps > cache.capacity:
@@ -336,7 +356,8 @@ class Transformer(nn.Module):
         if self.sinusoidal:
             embedding = sinusoidal_embedding(positions, self.dim, max_period=self.max_period)
             x = x + (self.position_scale * embedding).to(x.dtype)
-        view = self._view(num_steps, positions, cross, cross_mask, mask, visible, cache)
+        cross_cache = cross_cache if cache is None else cache.cross
+        view = self._view(num_steps, positions, cross, cross_mask, mask, visible, cache, cross_cache)
         for index, layer in enumerate(self.layers):
             if self.recompute and self.training:
                 x = checkpoint(layer, x, view, index, use_reentrant=False)
@@ -374,6 +395,7 @@ class Transformer(nn.Module):
         mask: Tensor | None,
         visible: Tensor | None,
         cache: KVCache | None,
+        cross_cache: KeysValues | None,
     ) -> View:
         """Writes a mask down only where SDPA's own causal mode, or a cut of the keys, cannot say the same."""
         start = 0 if cache is None else cache.length
@@ -394,6 +416,7 @@ class Transformer(nn.Module):
             else None,
             cross=cross,
             cross_mask=None if cross_mask is None else cross_mask[:, None, None],
+            cross_cache=cross_cache,
             cache=cache,
         )
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from lightning_audio.batch import Attributes
+from lightning_audio.batch import Attributes, length_mask
 from lightning_audio.conditioning.base import FusedConditions
-from lightning_audio.conditioning.dropout import drop_all
-from lightning_audio.conditioning.guidance import guided_logits, with_null
+from lightning_audio.conditioning.guidance import (
+    conditions_of,
+    guided_logits,
+    with_null,
+    with_wav_only_and_null,
+)
 from lightning_audio.layers.transformer import KVCache
 from lightning_audio.lm.sampling import Sampler
 from lightning_audio.lm.token_lm import TokenLM
@@ -27,19 +32,27 @@ def guidance_passes(
     *,
     cfg_coef: float,
     two_step: bool,
+    cfg_coef_beta: float | None = None,
     length: int | None = None,
+    apart: bool = False,
 ) -> list[FusedConditions]:
     """What each pass through the model is conditioned on: [cond; null] in one, or cond and null in two.
 
+    With `cfg_coef_beta` these are [cond; wav only; null], in one or in three.
     One pass of the attributes alone where there is nothing to guide: cfg_coef 1, or no attribute that counts.
+    apart: each item is conditioned by itself, so that its texts are not padded to those of its neighbours.
     """
+    condition = partial(conditions_of, lm.conditioning, num_items=len(attributes), length=length, apart=apart)
     known = lm.conditioning.conditioners
     has_any = any(item.get(name) not in (None, "") for item in attributes for name in known)
-    if cfg_coef == 1.0 or not has_any:
-        return [lm.conditioning(attributes, length=length)]
-    if two_step:
-        return [lm.conditioning(items, length=length) for items in (attributes, drop_all(attributes))]
-    return [lm.conditioning(with_null(attributes), length=length)]
+    if (cfg_coef == 1.0 and cfg_coef_beta in (None, 1.0)) or not has_any:
+        return [condition(attributes)]
+    rows = with_null if cfg_coef_beta is None else with_wav_only_and_null
+    guided = rows(attributes, keep=lm.conditioning.kept)
+    if not two_step:
+        return [condition(guided)]
+    size = len(attributes)
+    return [condition(guided[start : start + size]) for start in range(0, len(guided), size)]
 
 
 class Decoding:
@@ -58,20 +71,28 @@ class Decoding:
         sampler: Sampler,
         cfg_coef: float = 1.0,
         two_step_cfg: bool = False,
+        cfg_coef_beta: float | None = None,
         prompt: Tensor | None = None,
         first_frame: int = 0,
+        apart: bool = False,
+        lengths: Sequence[int] | None = None,
     ) -> None:
-        """prompt [B, K, T']: codes of the first frames.   first_frame: this run's place in a longer clip."""
+        """prompt [B, K, T']: codes of the first frames.   first_frame: this run's place in a longer clip.
+        apart: see `guidance_passes`.   lengths: frames of each item, where some end before `num_frames`.
+        """
         if not lm.pattern.has_start:
             raise ValueError("this model has no start token: it does not generate step by step")
         prompt_frames = 0 if prompt is None else prompt.shape[-1]
         if prompt_frames >= num_frames:
             raise ValueError(f"the prompt has {prompt_frames} frames, and {num_frames} in all were asked for")
-        self.lm, self.sampler, self.num_frames = lm, sampler, num_frames
+        self.lm, self.sampler, self.num_frames = lm.prepare_for_inference(), sampler, num_frames
         device = lm.heads.weight.device
         codes = torch.full(
             (len(attributes), lm.num_codebooks, num_frames), UNKNOWN, dtype=torch.long, device=device
         )
+        if lengths is not None:
+            is_there = length_mask(torch.tensor(lengths, device=device), num_frames)[:, None]
+            codes = codes.where(is_there, lm.special)
         if prompt is not None:
             codes[..., :prompt_frames] = prompt
         self.steps = lm.pattern.steps(num_frames)
@@ -82,11 +103,17 @@ class Decoding:
         self.frames = torch.zeros(lm.num_codebooks, self.last_step + 1, dtype=torch.long)
         self.frames = self.frames.scatter(1, self.steps, frames).to(device)  # [K, S]: the frame at each step
         passes = guidance_passes(
-            lm, attributes, cfg_coef=cfg_coef, two_step=two_step_cfg, length=self.last_step + 1
+            lm,
+            attributes,
+            cfg_coef=cfg_coef,
+            two_step=two_step_cfg,
+            cfg_coef_beta=cfg_coef_beta,
+            length=self.last_step + 1,
+            apart=apart,
         )
         rows = [_rows(conditions) or len(attributes) for conditions in passes]
         self.guided = sum(rows) > len(attributes)
-        self.cfg_coef = cfg_coef
+        self.cfg_coef, self.cfg_coef_beta = cfg_coef, cfg_coef_beta
         self.passes: list[tuple[FusedConditions, KVCache, int]] = [
             (conditions, lm.new_cache(count, self.last_step, conditions), count // len(attributes))
             for conditions, count in zip(passes, rows, strict=True)
@@ -122,7 +149,9 @@ class Decoding:
             hidden = self.lm.hidden(sequence.repeat(copies, 1, 1), conditions, cache)
             parts.append(self.lm.heads(hidden[:, -1]))  # a prompt's other steps need no logits
         logits = torch.cat(parts).float().unflatten(-1, (self.lm.num_codebooks, self.lm.cardinality))
-        return guided_logits(logits, coef=self.cfg_coef) if self.guided else logits
+        if not self.guided:
+            return logits
+        return guided_logits(logits, coef=self.cfg_coef, text_coef=self.cfg_coef_beta)
 
 
 def _rows(conditions: FusedConditions) -> int | None:
@@ -139,6 +168,7 @@ def generate_codes(
     sampler: Sampler,
     cfg_coef: float = 1.0,
     two_step_cfg: bool = False,
+    cfg_coef_beta: float | None = None,
     prompt: Tensor | None = None,
     first_frame: int = 0,
     progress: Progress | None = None,
@@ -151,6 +181,7 @@ def generate_codes(
         sampler=sampler,
         cfg_coef=cfg_coef,
         two_step_cfg=two_step_cfg,
+        cfg_coef_beta=cfg_coef_beta,
         prompt=prompt,
         first_frame=first_frame,
     )

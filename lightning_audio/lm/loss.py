@@ -25,11 +25,13 @@ class CodebookLoss:
 
     loss: scalar, the mean over codebooks that have tokens.
     per_codebook: [K], without gradient, NaN where a codebook has no token.   num_tokens: [K] int64.
+    first_codebook: which one these begin with, where only some were asked for (MAGNeT).
     """
 
     loss: Tensor
     per_codebook: Tensor
     num_tokens: Tensor
+    first_codebook: int = 0
 
 
 def codebook_cross_entropy(logits: Tensor, targets: Tensor) -> CodebookLoss:

@@ -19,6 +19,8 @@ class SamplingSettings:
         probability (0: off); it wins over top_k.
     cfg_coef: guidance; 1 is none.   two_step_cfg: guided and unguided rows in two passes rather than one
         batch, so that text is not padded together.
+    cfg_coef_beta: of the text beyond what a melody or style says, where there are both (MusicGen-Style's double
+        guidance; its authors take 5): null + cfg_coef (wav + beta (cond - wav) - null). None: plain guidance.
     """
 
     use_sampling: bool = True
@@ -27,6 +29,7 @@ class SamplingSettings:
     top_p: float = 0.0
     cfg_coef: float = 3.0
     two_step_cfg: bool = False
+    cfg_coef_beta: float | None = None
 
     def __post_init__(self) -> None:
         if self.temperature < 0 or self.top_k < 0 or not 0 <= self.top_p <= 1:
@@ -87,12 +90,11 @@ class PerItemSampler:
         self, settings: SamplingSettings, seeds: Sequence[int], device: torch.device | str = "cpu"
     ) -> None:
         self.settings = settings
-        signed = [seed % 2**64 - (2**64 if seed % 2**64 >= 2**63 else 0) for seed in seeds]
-        self.keys = _mix(torch.tensor(signed, dtype=torch.long, device=device))[:, None]  # [B, 1]
+        self.keys = item_keys(seeds, device)[:, None]  # [B, 1]
 
     def __call__(self, logits: Tensor, frames: Tensor) -> Tensor:
         codebooks = torch.arange(logits.shape[1], device=logits.device)
-        keys = _mix(self.keys + _mix(frames * logits.shape[1] + codebooks))  # [B, K]
+        keys = keys_under(self.keys, frames * logits.shape[1] + codebooks)  # [B, K]
         noise = gumbel_noise(keys, logits.shape[-1])
         return (shaped(logits, self.settings) + noise).argmax(dim=-1)
 
@@ -114,6 +116,17 @@ class MultinomialSampler:
     def _draw(self, probabilities: Tensor) -> Tensor:
         rows = torch.multinomial(probabilities.flatten(0, -2), 1, generator=self.generator)
         return rows.view(probabilities.shape[:-1])
+
+
+def item_keys(seeds: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+    """What the noise of each item is made of; any integer is a seed.  [B] int64"""
+    signed = [seed % 2**64 - (2**64 if seed % 2**64 >= 2**63 else 0) for seed in seeds]
+    return _mix(torch.tensor(signed, dtype=torch.long, device=device))
+
+
+def keys_under(keys: Tensor, number: Tensor) -> Tensor:
+    """Keys of their own for each number under each key (int64, broadcast)."""
+    return _mix(keys + _mix(number))
 
 
 def gumbel_noise(keys: Tensor, size: int) -> Tensor:

@@ -18,7 +18,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from lightning_audio.batch import AudioBatch
 from lightning_audio.codec.encodec import EnCodec
 from lightning_audio.conditioning.augmentation import merge_text
-from lightning_audio.conditioning.conditioning import attributes_of
+from lightning_audio.conditioning.base import FusedConditions
+from lightning_audio.conditioning.conditioning import attributes_of, with_own_audio
 from lightning_audio.conditioning.dropout import drop_conditions
 from lightning_audio.hashing import weights_hash
 from lightning_audio.lm.loss import CodebookLoss
@@ -36,6 +37,7 @@ class TokenLMTask(L.LightningModule):
     weight_decay: of the parameter groups.   decay_vectors: of biases and norms too, as AudioCraft does.
     cfg_dropout: share of steps without any condition.   attribute_dropout: attribute -> share without it.
     per_item_dropout: whether that is drawn for each item, or once for the batch as in AudioCraft.
+    self_conditions: attributes that are the clip's own audio where it has none there: its melody, its style.
     merge_fields: attributes that are, now and then, written into the description (MusicGen's text merging).
     ema_decay, ema_every: of the averaged weights, which validate and are what `load` gives; None: no average.
     seed: of the dropouts.
@@ -53,6 +55,7 @@ class TokenLMTask(L.LightningModule):
         cfg_dropout: float = 0.3,
         attribute_dropout: Mapping[str, float] | None = None,
         per_item_dropout: bool = False,
+        self_conditions: Sequence[str] = (),
         merge_fields: Sequence[str] = (),
         ema_decay: float | None = 0.99,
         ema_every: int = 10,
@@ -73,10 +76,17 @@ class TokenLMTask(L.LightningModule):
         self.weight_decay, self.decay_vectors = weight_decay, decay_vectors
         self.cfg_dropout, self.attribute_dropout = cfg_dropout, attribute_dropout
         self.per_item_dropout, self.merge_fields = per_item_dropout, list(merge_fields)
+        if unknown := sorted(set(self_conditions) - set(model.conditioning.conditioners)):
+            raise ValueError(
+                f"self_conditions {unknown} are none of the model's, {sorted(model.conditioning.conditioners)}"
+            )
+        self.self_conditions = list(self_conditions)
         self.generator = torch.Generator().manual_seed(seed)  # of conditions, the same on all ranks
         self.rng = random.Random(seed)  # of texts: merged, words left out
         self.seed = seed
         self._codec = [] if codec is None else [codec.eval().requires_grad_(False)]  # in a list: no submodule
+        if codec is not None:
+            model.conditioning.use_codec(codec)  # a style may be heard by its codes
         self._codec_hash = None if codec is None else weights_hash(codec)
         self._averaged: AbstractContextManager[None] | None = None
 
@@ -86,14 +96,14 @@ class TokenLMTask(L.LightningModule):
         return self._codec_hash
 
     def training_step(self, batch: AudioBatch, batch_idx: int) -> Tensor:
-        result = self._loss(batch, training=True)
+        result = self._loss(batch, batch_idx, training=True)
         if not math.isfinite(result.loss.item()):
             raise FloatingPointError(f"the loss is {result.loss.item()} at step {self.global_step}")
         self._log("train", result, len(batch))
         return result.loss
 
     def validation_step(self, batch: AudioBatch, batch_idx: int) -> None:
-        self._log("valid", self._loss(batch, training=False), len(batch))
+        self._log("valid", self._loss(batch, batch_idx, training=False), len(batch))
 
     def configure_optimizers(self) -> Any:
         groups = parameter_groups(
@@ -127,9 +137,22 @@ class TokenLMTask(L.LightningModule):
             self._averaged.__exit__(None, None, None)
             self._averaged = None
 
+    def random_state(self) -> tuple[Any, ...]:
+        """All that this rank's next random numbers follow from."""
+        return self.generator.get_state(), self.rng.getstate()
+
+    def set_random_state(self, state: tuple[Any, ...]) -> None:
+        self.generator.set_state(state[0].cpu())
+        self.rng.setstate(state[1])
+
+    def start_random_state(self, state: tuple[Any, ...], global_step: int) -> None:
+        """For a rank that was not there before: what all ranks share, and a sequence that none has had."""
+        self.generator.set_state(state[0].cpu())
+        self.rng.seed(f"{self.seed} {self.global_rank} {global_step}")
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the averages, the codec's hash, and all ranks' random states (Lightning keeps rank 0's)."""
-        states: list[Any] = [(self.generator.get_state(), self.rng.getstate())]
+        states: list[Any] = [self.random_state()]
         if dist.is_initialized():
             own = states[0]
             states = [None] * dist.get_world_size()
@@ -146,33 +169,45 @@ class TokenLMTask(L.LightningModule):
                 f"the checkpoint was trained with codec {made[:12]}, this run has codec {here[:12]}"
             )
         states = checkpoint["dropout_states"]
-        rank = self.global_rank
-        if rank < len(states):
-            generator_state, rng_state = states[rank]
-            self.generator.set_state(generator_state.cpu())
-            self.rng.setstate(rng_state)
-        else:  # more ranks than before: the new ones begin a sequence that none has had
-            self.generator.set_state(states[0][0].cpu())
-            self.rng.seed(f"{self.seed} {rank} {checkpoint['global_step']}")
+        if self.global_rank < len(states):
+            self.set_random_state(states[self.global_rank])
+        else:  # more ranks than before
+            self.start_random_state(states[0], checkpoint["global_step"])
         if self.ema is not None and "ema" in checkpoint:
             self.ema.load_state_dict(checkpoint["ema"])
 
-    def _loss(self, batch: AudioBatch, *, training: bool) -> CodebookLoss:
+    def _loss(self, batch: AudioBatch, batch_idx: int, *, training: bool) -> CodebookLoss:
         codes, num_frames = self._codes(batch)
+        prepared = self._prepared(batch, training=training)
+        counted = self.model.conditioning.counted(prepared, codes.shape[-1])
+        if counted is not None:
+            counted = counted.to(codes.device)
+        return self.model.loss(codes, self._fused(prepared, codes), num_frames=num_frames, counted=counted)
+
+    def _conditions(self, batch: AudioBatch, codes: Tensor, *, training: bool) -> FusedConditions:
+        return self._fused(self._prepared(batch, training=training), codes)
+
+    def _prepared(self, batch: AudioBatch, *, training: bool) -> dict[str, dict[str, Tensor]]:
+        """The batch's attributes for the conditioners; in training some of them are merged or dropped."""
         attributes = attributes_of(batch)
+        if training and self.merge_fields:
+            attributes = [merge_text(item, fields=self.merge_fields, rng=self.rng) for item in attributes]
+        attributes = with_own_audio(attributes, batch, self.self_conditions)
         if training:
-            if self.merge_fields:
-                attributes = [merge_text(item, fields=self.merge_fields, rng=self.rng) for item in attributes]
             attributes = drop_conditions(
                 attributes,
                 cfg_dropout=self.cfg_dropout,
                 attribute_dropout=self.attribute_dropout,
                 generator=self.generator,
                 per_item=self.per_item_dropout,
+                keep=self.model.conditioning.kept,
             )
+        return self.model.conditioning.prepare(attributes, rng=self.rng)
+
+    def _fused(self, prepared: Mapping[str, Mapping[str, Tensor]], codes: Tensor) -> FusedConditions:
+        conditioning = self.model.conditioning
         length = self.model.pattern.num_training_steps(codes.shape[-1])
-        conditions = self.model.conditioning(attributes, length=length, rng=self.rng)
-        return self.model.loss(codes, conditions, num_frames=num_frames)
+        return conditioning.fuse(conditioning.encode(prepared), length=length)
 
     @torch.no_grad()
     def _codes(self, batch: AudioBatch) -> tuple[Tensor, Tensor | None]:
@@ -196,7 +231,7 @@ class TokenLMTask(L.LightningModule):
         """Loss and perplexity, over all and of each codebook; in validation means over the whole split."""
         each = stage == "valid"
         values = {"loss": result.loss.detach(), "perplexity": result.loss.detach().exp()}
-        for k, loss in enumerate(result.per_codebook, start=1):
+        for k, loss in enumerate(result.per_codebook, start=result.first_codebook + 1):
             values[f"cross_entropy_q{k}"] = loss
             values[f"perplexity_q{k}"] = loss.exp()
         self.log_dict(

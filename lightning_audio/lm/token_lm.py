@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from lightning_audio.batch import length_mask
 from lightning_audio.conditioning.base import FusedConditions
 from lightning_audio.conditioning.conditioning import Conditioning
-from lightning_audio.layers.transformer import Activation, KVCache, Transformer
+from lightning_audio.layers.linear import Linear, pack_linears
+from lightning_audio.layers.transformer import Activation, KeysValues, KVCache, Transformer
 from lightning_audio.lm.loss import IGNORE, CodebookLoss, heads_cross_entropy
 from lightning_audio.lm.patterns import Pattern
 
@@ -42,6 +43,7 @@ class TokenLM(nn.Module):
         pattern: Pattern,
         conditioning: Conditioning,
         hidden_scale: int = 4,
+        causal: bool = True,
         pre_norm: bool = True,
         bias_attention: bool = False,
         bias_feedforward: bool = False,
@@ -76,6 +78,7 @@ class TokenLM(nn.Module):
             num_heads=num_heads,
             num_layers=num_layers,
             hidden_dim=hidden_scale * dim,
+            causal=causal,
             cross_attention="cross" in conditioning.way_of.values(),
             pre_norm=pre_norm,
             bias_attention=bias_attention,
@@ -95,7 +98,7 @@ class TokenLM(nn.Module):
             recompute=recompute,
         )
         self.norm = nn.LayerNorm(dim) if pre_norm else nn.Identity()
-        self.heads = nn.Linear(dim, num_codebooks * cardinality, bias=bias_heads)
+        self.heads = Linear(dim, num_codebooks * cardinality, bias=bias_heads)
         self._init_weights()
 
     @property
@@ -111,8 +114,19 @@ class TokenLM(nn.Module):
         logits = self.heads(self.hidden(sequence, conditions, cache))
         return logits.unflatten(-1, (self.num_codebooks, self.cardinality)).transpose(1, 2)
 
-    def hidden(self, sequence: Tensor, conditions: FusedConditions, cache: KVCache | None = None) -> Tensor:
-        """What the heads are applied to.  sequence [B, K, S] -> [B, S, D]"""
+    def hidden(
+        self,
+        sequence: Tensor,
+        conditions: FusedConditions,
+        cache: KVCache | None = None,
+        *,
+        mask: Tensor | None = None,
+        cross_cache: KeysValues | None = None,
+    ) -> Tensor:
+        """What the heads are applied to.  sequence [B, K, S] -> [B, S, D]
+
+        mask, cross_cache: see `Transformer.forward`; the mask is of the prefix and the codes together.
+        """
         x = self._embed(sequence)
         prefix = conditions.prepend
         prefix_length = 0 if prefix is None else prefix.shape[1]
@@ -129,7 +143,13 @@ class TokenLM(nn.Module):
                 codes_visible = conditions.prepend_mask.new_ones(x.shape[0], sequence.shape[-1])
                 visible = torch.cat([conditions.prepend_mask, codes_visible], dim=1)
         x = self.transformer(
-            x, cross=conditions.cross, cross_mask=conditions.cross_mask, visible=visible, cache=cache
+            x,
+            cross=conditions.cross,
+            cross_mask=conditions.cross_mask,
+            mask=mask,
+            visible=visible,
+            cache=cache,
+            cross_cache=cross_cache,
         )
         return self.norm(x[:, -sequence.shape[-1] :])  # without the prefix
 
@@ -169,6 +189,15 @@ class TokenLM(nn.Module):
         targets = targets[..., 1:].masked_fill(targets[..., 1:] == self.special, IGNORE)
         hidden = self.hidden(sequence[..., :-1], conditions)
         return heads_cross_entropy(hidden, self.heads.weight, self.heads.bias, targets)
+
+    def prepare_for_inference(self) -> TokenLM:
+        """The same model, ready to go step by step: on CPU the weights are reordered for few rows (`layers.linear`).
+
+        Takes their memory once more until `train` or `unpack_linears`. A weight that changes since makes its layer
+        take the plain path; calling this again, as every `Decoding` does, brings it up to date.
+        """
+        pack_linears(self)
+        return self
 
     def new_cache(self, batch_size: int, num_steps: int, conditions: FusedConditions) -> KVCache:
         """Room for `num_steps` steps behind the prefix of `conditions`."""

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_audio.conditioning.conditioning import Conditioning
 from lightning_audio.conditioning.text import SubwordTextConditioner
@@ -171,6 +172,53 @@ def test_frames_are_complete_when_it_says_so() -> None:
     assert all(complete for _, complete, _ in seen)
     assert all(unfinished for _, _, unfinished in seen[:-1])
     assert len(seen) == len(decoding)
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses what would make the host wait for a GPU: reading a value, or a size that depends on one."""
+
+    WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2")
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func.overloadpacket.__name__ not in self.WAITS, f"{func} waits for the device"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("way", ["cross", "prepend"])
+@pytest.mark.parametrize("sampler", [greedy, PerItemSampler(SamplingSettings(top_k=10), [1, 2, 3, 4])])
+def test_no_step_waits_for_the_device(sampler: Any, way: str) -> None:
+    decoding = Decoding(tiny(way), ITEMS, num_frames=6, sampler=sampler, cfg_coef=3.0)
+    steps = iter(decoding)
+    next(steps)
+    with NoWaiting():
+        assert list(steps)[-1] == 6
+
+
+def test_prepared_equals_plain() -> None:
+    """Decoding reorders the weights; the codes are those of the plain products."""
+    lm = tiny()
+    options: dict[str, Any] = {"num_frames": 8, "sampler": greedy, "cfg_coef": 2.0}
+    prepared = generate_codes(lm, ITEMS, **options)
+    assert lm.heads._packed is not None
+    lm.prepare_for_inference = lambda: lm.train().eval()  # type: ignore[method-assign]  # drops what was reordered
+    assert torch.equal(generate_codes(lm, ITEMS, **options), prepared)
+    assert lm.heads._packed is None
+
+
+def test_bfloat16_weights_generate_nearly_the_same() -> None:
+    lm = tiny()
+    conditions = lm.conditioning(ITEMS)
+    sequence = lm.pattern.build(torch.randint(20, (4, 3, 6)), lm.special)
+    with torch.inference_mode():
+        wanted = lm(sequence, conditions)
+        low = lm.bfloat16().prepare_for_inference()
+        conditions = low.conditioning(ITEMS)
+        cache = low.new_cache(4, sequence.shape[-1], conditions)
+        steps = [low(column, conditions, cache) for column in sequence.split(1, dim=-1)]
+    assert cache.keys[0].dtype == torch.float32  # on CPU: attention to bfloat16 is slow there
+    assert steps[0].dtype == torch.bfloat16
+    error = torch.cat(steps, dim=2).float() - wanted
+    assert error.norm() < 0.02 * wanted.norm()  # some roundings in a row, of 0.4 % each
 
 
 def test_a_prompt_that_fills_the_clip_is_refused() -> None:

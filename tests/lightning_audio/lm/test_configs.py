@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
@@ -19,16 +20,18 @@ SIZES = {
     "musicgen_medium": ("encodec_32khz", 1_840_000_000),
     "musicgen_large": ("encodec_32khz", 3_260_000_000),
     "audiogen_medium": ("encodec_16khz", 1_840_000_000),
+    "magnet_small": ("encodec_32khz", 420_000_000),
+    "magnet_medium": ("encodec_32khz", 1_840_000_000),
+    "audio_magnet_small": ("encodec_16khz", 420_000_000),
+    "audio_magnet_medium": ("encodec_16khz", 1_840_000_000),
 }
 
 
 def build(name: str, codec: str) -> TokenLM:
-    tree = {
-        "codec": OmegaConf.load(CONFIGS / "codec" / f"{codec}.yaml"),
-        "lm": OmegaConf.load(CONFIGS / "lm" / f"{name}.yaml"),
-    }
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        tree = compose(overrides=[f"+codec={codec}", f"+lm={name}", "+data.segment_duration=30.0"])
     with torch.device("meta"):
-        return instantiate(OmegaConf.create(tree).lm)
+        return instantiate(tree.lm, _convert_="all")
 
 
 def arithmetic(layers: int, dim: int, text_dim: int, *, codebooks: int = 4, cardinality: int = 2048) -> int:
@@ -46,8 +49,20 @@ def test_published_sizes(name: str) -> None:
     assert time.monotonic() - began < 20
     count = sum(p.numel() for p in lm.parameters())
     assert count == pytest.approx(nominal, rel=0.01)
-    layers, text_dim = len(lm.transformer.layers), 1024 if name == "audiogen_medium" else 768
+    layers, text_dim = len(lm.transformer.layers), 1024 if name.startswith("audio") else 768
     assert count == arithmetic(layers, lm.dim, text_dim)
+
+
+def test_melody_and_style_have_a_prefix_and_no_cross_attention() -> None:
+    melody = build("musicgen_melody", "encodec_32khz")
+    count = sum(p.numel() for p in melody.parameters())
+    assert count == pytest.approx(1_390_000_000, rel=0.01)
+    without_cross = arithmetic(48, 1536, 768) - 48 * (4 * 1536**2 + 2 * 1536)
+    assert count == without_cross + (12 + 1) * 1536
+    style = build("musicgen_style", "encodec_32khz")
+    width = 512  # of the style's transformer: 12 squares and two norms a layer
+    own = 8 * (12 * width**2 + 4 * width) + (768 + 1) * width + (width + 1) * 1536
+    assert sum(p.numel() for p in style.parameters()) == without_cross + own
 
 
 def test_the_tiny_one_runs() -> None:
