@@ -1,0 +1,1 @@
+"""Multi-band diffusion: codes to audio by removing noise, one model for each band of frequencies."""
