@@ -2,67 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
-from lightning_audio.codec.encodec import EnCodec
-from lightning_audio.codec.quantizer import ResidualVectorQuantizer
-from lightning_audio.codec.seanet import SEANetDecoder, SEANetEncoder
-from lightning_audio.conditioning.conditioning import Conditioning
-from lightning_audio.conditioning.labels import LabelConditioner
-from lightning_audio.conditioning.text import SubwordTextConditioner
-from lightning_audio.generation.text_to_audio import SamplingSettings, TextToAudio
-from lightning_audio.lm.patterns import DelayPattern
+from lightning_audio.conditioning.base import WavCondition
+from lightning_audio.conditioning.guidance import with_null
+from lightning_audio.generation.text_to_audio import TextToAudio
+from lightning_audio.lm.patterns import CoarseFirstPattern, FlatteningPattern, Pattern
 from lightning_audio.lm.token_lm import TokenLM
 
-
-def tiny_codec(**options: Any) -> EnCodec:
-    torch.manual_seed(0)
-    shape: dict[str, Any] = {"dim": 8, "num_filters": 4, "ratios": (4, 4, 2), **options}
-    codec = EnCodec(
-        encoder=SEANetEncoder(**shape),
-        decoder=SEANetDecoder(**shape),
-        quantizer=ResidualVectorQuantizer(dim=8, num_codebooks=3, cardinality=20),
-        sample_rate=1600,  # 50 frames a second
-    )
-    codec.quantizer.codebooks.embed.normal_()
-    codec.quantizer.codebooks.inited.fill_(True)
-    return codec.eval()
-
-
-def tiny_lm(num_codebooks: int = 3, **kwargs: Any) -> TokenLM:
-    torch.manual_seed(1)
-    lm = TokenLM(
-        num_codebooks=num_codebooks,
-        cardinality=20,
-        dim=32,
-        num_heads=2,
-        num_layers=2,
-        pattern=DelayPattern(range(num_codebooks)),
-        conditioning=Conditioning(
-            conditioners={
-                "description": SubwordTextConditioner(dim=16, num_layers=1, num_buckets=128),
-                "genre": LabelConditioner(labels=["rock", "jazz"], dim=4),
-            },
-            dim=32,
-            fuse={"cross": ["description"], "sum": ["genre"]},
-        ),
-        **kwargs,
-    )
-    with torch.no_grad():
-        lm.heads.weight.mul_(4)
-    return lm.eval()
-
-
-@pytest.fixture(scope="module")
-def model() -> TextToAudio:
-    return TextToAudio(
-        codec=tiny_codec(), lm=tiny_lm(), max_duration=1.0, defaults=SamplingSettings(top_k=10)
-    )
-
-
+BuildLM = Callable[..., TokenLM]
 TEXTS = ["a slow piano with a long reverb", "drums", None]
 
 
@@ -127,6 +79,27 @@ def test_a_prompt_is_kept_and_continued(model: TextToAudio) -> None:
     assert tokens.shape[-1] == 100
 
 
+def test_unlike_prompts(model: TextToAudio) -> None:
+    """One of another length for each, or none: each item goes on from its own."""
+    prompts = [0.1 * torch.randn(1, 640), None, 0.1 * torch.randn(2, 320)]
+    calls: list[tuple[int, int]] = []
+    together = model.generate_tokens(
+        TEXTS,
+        duration=[0.8, 0.6, 1.7],
+        prompt=prompts,
+        prompt_sample_rate=1600,
+        seed=2,
+        progress=lambda done, total: calls.append((done, total)),
+    )
+    for row, (duration, prompt) in enumerate(zip([0.8, 0.6, 1.7], prompts, strict=True)):
+        options: dict[str, Any] = {"duration": duration, "seed": 2 + row}
+        if prompt is not None:
+            options |= {"prompt": prompt, "prompt_sample_rate": 1600}
+        assert torch.equal(together[row], model.generate_tokens([TEXTS[row]], **options)[0])
+    assert calls == sorted(calls)
+    assert calls[-1] == (40 + 30 + 85, 40 + 30 + 85)
+
+
 def test_progress_ends_with_everything_done(model: TextToAudio) -> None:
     calls: list[tuple[int, int]] = []
     model.generate_tokens(
@@ -136,42 +109,93 @@ def test_progress_ends_with_everything_done(model: TextToAudio) -> None:
     assert calls[-1] == (75, 75)
 
 
-@pytest.mark.parametrize("codec_options", [{}, {"causal": True}])
-@pytest.mark.parametrize("duration", [0.9, 2.1])
-def test_a_stream_is_the_clip_in_pieces(codec_options: dict[str, Any], duration: float) -> None:
-    model = TextToAudio(codec=tiny_codec(**codec_options), lm=tiny_lm(), max_duration=1.0)
-    whole = model.generate(["drums"], duration=duration, seed=5)[0]
-    for context, tolerance in ((float("inf"), 1e-5), (1.0, 1e-3)):
-        chunks = list(
-            model.stream("drums", duration=duration, seed=5, chunk_duration=0.2, context_duration=context)
+@pytest.mark.parametrize("pattern", [None, FlatteningPattern([0, 1, 1]), CoarseFirstPattern(3)])
+def test_items_of_unlike_durations_are_what_they_are_alone(
+    tiny_codec: Any, tiny_lm: BuildLM, pattern: Pattern | None
+) -> None:
+    """Among them one that takes three windows, and one that ends within a frame's delays."""
+    model = TextToAudio(codec=tiny_codec(), lm=tiny_lm(pattern=pattern), max_duration=1.0)
+    durations = [0.5, 2.2, 0.98]
+    together = model.generate(TEXTS, duration=durations, seed=3)
+    assert [wav.shape for wav in together] == [(1, 800), (1, 3520), (1, 1568)]
+    for row, (text, duration) in enumerate(zip(TEXTS, durations, strict=True)):
+        alone = model.generate_tokens([text], duration=duration, seed=3 + row)[0]
+        assert torch.equal(model.generate_tokens(TEXTS, duration=durations, seed=3)[row], alone)
+        torch.testing.assert_close(
+            together[row], model.generate([text], duration=duration, seed=3 + row)[0], rtol=0, atol=1e-5
         )
-        assert len(chunks) > 3
-        assert chunks[0].shape[-1] == 320
-        streamed = torch.cat(chunks, dim=-1)
-        assert streamed.shape == whole.shape
-        assert (streamed - whole).abs().max() <= tolerance * whole.abs().max()
 
 
-def test_the_first_sound_comes_after_a_chunk_and_the_lookahead(model: TextToAudio) -> None:
-    """Not after the whole clip: the model has then done 10 + 8 frames and its delays, of 500."""
-    steps = 0
-    original = model.lm.transformer.forward
+@pytest.mark.parametrize("hears", [[], ["melody"]])
+def test_padding_of_neighbours_does_not_reach_a_seed(
+    tiny_codec: Any, tiny_lm: BuildLM, hears: list[str], tune: torch.Tensor
+) -> None:
+    """Not even where the model attends to padding, as all that came from AudioCraft do."""
+    lm = tiny_lm(mask_padding=False, hears=hears)
+    model = TextToAudio(codec=tiny_codec(), lm=lm, max_duration=1.0)
+    texts = [TEXTS[0], "drums"]
+    melodies: dict[str, Any] = {"melody": [tune, None], "melody_sample_rate": 1600} if hears else {}
+    together = model.generate_tokens(texts, duration=0.6, seed=1, **melodies)
+    one: dict[str, Any] = {"melody": [None], "melody_sample_rate": 1600} if hears else {}
+    alone = model.generate_tokens(["drums"], duration=0.6, seed=2, **one)
+    assert torch.equal(together[1], alone[0])
+    padded = lm.conditioning(with_null([{"description": text} for text in texts])).cross
+    assert padded is not None
+    assert padded.shape[1] > lm.conditioning([{"description": "drums"}]).cross.shape[1]  # type: ignore[union-attr]
 
-    def counted(*args: Any, **kwargs: Any) -> torch.Tensor:
-        nonlocal steps
-        steps += 1
-        return original(*args, **kwargs)
 
-    model.lm.transformer.forward = counted  # type: ignore[method-assign]
-    try:
-        next(iter(model.stream("drums", duration=10.0, chunk_duration=0.2)))
-    finally:
-        del model.lm.transformer.forward
-    assert steps == 10 + 8 + 2
+def test_without_a_duration_a_clip_is_as_long_as_the_model_knows(model: TextToAudio) -> None:
+    assert model.generate_tokens(["drums"]).shape[-1] == 50
 
 
-def test_what_cannot_be_done_is_said_before_any_work(model: TextToAudio) -> None:
-    def refused(match: str, texts: Any = ("drums",), duration: float = 0.5, **options: Any) -> None:
+def test_a_melody_and_a_style_are_heard(listener: TextToAudio, tune: torch.Tensor) -> None:
+    plain = listener.generate_tokens(["drums"], duration=0.5)
+    for name in ("melody", "style"):
+        given: dict[str, Any] = {name: tune, f"{name}_sample_rate": 1600}
+        heard = listener.generate_tokens(["drums"], duration=0.5, **given)
+        assert not torch.equal(heard, plain)
+        other: dict[str, Any] = {name: torch.randn(1, 1600), f"{name}_sample_rate": 1600}
+        assert not torch.equal(listener.generate_tokens(["drums"], duration=0.5, **other), heard)
+        # At another rate and in stereo it is the same sound, for all items or for each.
+        double = tune.repeat_interleave(2, dim=-1).expand(2, -1)
+        shapes = [
+            listener.generate_tokens(["drums"] * 2, duration=0.5, **{name: wavs, f"{name}_sample_rate": 3200})
+            for wavs in (double, double[None], [double, None], torch.stack([double, double]))
+        ]
+        assert torch.equal(shapes[0], shapes[1])
+        assert torch.equal(shapes[0], shapes[3])
+        assert torch.equal(shapes[0][0], shapes[2][0])
+        assert not torch.equal(shapes[0][1], shapes[2][1])
+
+
+def test_the_excerpt_of_a_style_is_of_its_seed(listener: TextToAudio) -> None:
+    """Not of the batch, nor of what was drawn before."""
+    wavs = 0.3 * torch.randn(2, 1, 1600)
+    given: dict[str, Any] = {"duration": 0.4, "style_sample_rate": 1600}
+    together = listener.generate_tokens(["drums"] * 2, style=wavs, seed=4, **given)
+    for row in range(2):
+        alone = listener.generate_tokens(["drums"], style=wavs[row], seed=4 + row, **given)
+        assert torch.equal(alone[0], together[row])
+
+
+def test_a_melody_alone_is_enough(listener: TextToAudio, tune: torch.Tensor) -> None:
+    given: dict[str, Any] = {"melody": torch.stack([tune, tune]), "melody_sample_rate": 1600}
+    assert listener.generate_tokens(duration=0.3, **given).shape == (2, 3, 15)
+
+
+def test_stereo(stereo: TextToAudio) -> None:
+    wav = stereo.generate(["drums"], duration=0.5)
+    assert wav.shape == (1, 2, 800)
+    assert not torch.equal(wav[:, 0], wav[:, 1])
+    prompt = 0.1 * torch.randn(1, 640)  # mono, for both channels
+    tokens = stereo.generate_tokens(["drums"], duration=0.8, prompt=prompt, prompt_sample_rate=1600)
+    assert torch.equal(tokens[:, 0::2, :20], tokens[:, 1::2, :20])
+
+
+def test_what_cannot_be_done_is_said_before_any_work(
+    model: TextToAudio, tiny_codec: Any, tiny_lm: BuildLM
+) -> None:
+    def refused(match: str, texts: Any = ("drums",), duration: Any = 0.5, **options: Any) -> None:
         with pytest.raises(ValueError, match=match):
             model.generate_tokens(texts, duration=duration, **options)
 
@@ -182,12 +206,29 @@ def test_what_cannot_be_done_is_said_before_any_work(model: TextToAudio) -> None
     refused("duration is -1", duration=-1.0)
     refused("duration is nan", duration=float("nan"))
     refused("duration is inf", duration=float("inf"))
-    refused("1 texts, but attributes of 2", attributes=[{}, {}])
+    refused("1 texts, 2 attributes", attributes=[{}, {}])
+    refused("attributes is a list", attributes={"genre": "rock"})
+    refused("a text or None, got 3", texts=[3])
+    refused("1 texts, 3 samples", num_samples=3)
+    refused("2 durations for 1 items", duration=[1.0, 2.0])
+    refused("duration is -1.0 s", duration=[-1.0])
+    refused("duration is long s", duration="long")
+    tone = torch.zeros(1, 1600)
+    refused("takes no melody; it takes description, genre", melody=tone, melody_sample_rate=1600)
+    refused("takes no style", style=[tone], style_sample_rate=1600)
+    refused("takes no melody", attributes=[{"melody": WavCondition(tone, 1600)}])
+    refused("give melody_sample_rate", melody=tone)
+    refused(r"a melody is \[channels, samples\], got \[1600\]", melody=[tone[0]], melody_sample_rate=1600)
+    refused("a melody has NaN", melody=tone / 0, melody_sample_rate=1600)
+    refused("a prompt has NaN", prompt=tone[:, :160] / 0, prompt_sample_rate=1600)
+    refused("got a str", style="a.wav", style_sample_rate=1600)
+    refused("1 texts, 2 melody", melody=[tone, tone], melody_sample_rate=1600)
     refused("3 seeds for 1 items", seed=[1, 2, 3])
     refused("unknown sampling settings \\['temprature'\\]", temprature=1.0)
     refused("extend_stride is 1.0 s", extend_stride=1.0)
+    refused("got a float", prompt=[0.0], prompt_sample_rate=1600)
     refused("give prompt_sample_rate", prompt=torch.zeros(1, 1, 160))
     refused("prompt lasts 1 s, the whole clip 0.5 s", prompt=torch.zeros(1, 1, 1600), prompt_sample_rate=1600)
-    refused(r"prompt is \(4, 1, 160\)", prompt=torch.zeros(4, 1, 160), prompt_sample_rate=1600)
+    refused("4 prompts for 1 items", prompt=torch.zeros(4, 1, 160), prompt_sample_rate=1600)
     with pytest.raises(ValueError, match="3 codebooks of 20 codes, the language model 4"):
         TextToAudio(codec=tiny_codec(), lm=tiny_lm(num_codebooks=4), max_duration=1.0)
