@@ -1,8 +1,9 @@
-"""Files that are whole or absent: written beside their place, then renamed."""
+"""Files and folders that are whole or absent: written beside their place, then renamed."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,3 +42,26 @@ def write_text(path: str | Path, text: str) -> Path:
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return Path(path)
+
+
+@contextmanager
+def whole_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
+    """A folder beside `path` to write into; it becomes `path` if the block ends well, else it is removed.
+
+    Unless `replace`, FileExistsError before any work where `path` is there already and is no empty folder.
+    """
+    path = Path(path)
+    if path.exists() and not replace and (not path.is_dir() or any(path.iterdir())):
+        raise FileExistsError(f"{path} exists already and is not empty")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o777 & ~umask)
+        if replace and path.is_dir():
+            shutil.rmtree(path)  # a rename cannot take the place of a folder with files in it
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

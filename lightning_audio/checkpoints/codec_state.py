@@ -8,6 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from lightning_audio.checkpoints.keymap import same_shape
+
 LAYER_RULES = [
     (r"(encoder|decoder)\.layers\.(\d+)\.lstm\.(\w+)", r"\1.layers.\2.lstm.\3"),
     (r"(encoder|decoder)\.layers\.(\S+)\.weight_g", r"\1.layers.\2.parametrizations.weight.original0"),
@@ -31,8 +33,20 @@ def stack_codebooks(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for key, by_level in levels.items():
         if missing := sorted(set(range(max(by_level) + 1)) - set(by_level)):
             raise ValueError(f"{key} lacks the codebooks {missing}")
-        stacked[key] = torch.stack([by_level[level] for level in range(len(by_level))])
+        stacked[key] = torch.stack(same_shape(key, [by_level[level] for level in range(len(by_level))]))
     inited = stacked.get("quantizer.codebooks.inited")
     if inited is not None:
         stacked["quantizer.codebooks.inited"] = inited.flatten().bool()
     return stacked
+
+
+def unstack_codebooks(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The way back: one tensor per codebook, and whether it was set from data as a float of shape [1]."""
+    single: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if not key.startswith("quantizer.codebooks."):
+            single[key] = value
+            continue
+        levels = value.float()[:, None] if key.endswith(".inited") else value
+        single |= {f"{key}.{level}": tensor for level, tensor in enumerate(levels.unbind(0))}
+    return single

@@ -30,6 +30,30 @@ def rename_keys(state_dict: Mapping[str, Tensor], rules: Sequence[Rule]) -> dict
     return renamed
 
 
+def both_ways(pairs: Sequence[tuple[str, str]]) -> tuple[list[Rule], list[Rule]]:
+    """Rules that rename from the first to the second name of each pair, and rules that rename back.
+
+    In a name `#` stands for a number and `*` for a word; the n-th of one name is the n-th of the other.
+    """
+    return [_rule(one, other) for one, other in pairs], [_rule(other, one) for one, other in pairs]
+
+
+def _rule(name: str, new_name: str) -> Rule:
+    pattern = re.escape(name).replace(r"\#", r"(\d+)").replace(r"\*", r"(\w+)")
+    numbers = iter(range(1, 10))
+    return pattern, re.sub(r"[#*]", lambda _: rf"\g<{next(numbers)}>", new_name)
+
+
+def same_shape(key: str, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The tensors, which are to be joined as `key`. ValueError where one has another shape than the first."""
+    shapes = [tuple(tensor.shape) for tensor in tensors]
+    if odd := [number for number, shape in enumerate(shapes) if shape != shapes[0]]:
+        raise ValueError(
+            f"wrong shape: number {odd[0]} of {key} is {shapes[odd[0]]}, number 0 is {shapes[0]}"
+        )
+    return list(tensors)
+
+
 def load_strict(module: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
     """Loads the tensors; ValueError names every missing, unexpected and wrongly shaped key, before any is copied."""
     wanted = module.state_dict()

@@ -8,19 +8,18 @@ nodes.
 from __future__ import annotations
 
 import os
-import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lightning_audio.atomic import whole_file, write_text
+from lightning_audio.checkpoints.pickles import read_pickle
 from lightning_audio.checkpoints.stored import WHOLE, Config, StoredModel
-from lightning_audio.codec.encodec import EnCodec
 from lightning_audio.hashing import weights_hash
 
 CONFIG_FILE = "config.yaml"
@@ -31,23 +30,31 @@ def is_native(path: Path) -> bool:
     return (path / CONFIG_FILE).is_file() or path.suffix == ".ckpt"
 
 
-def read_native(path: Path, *, text_encoder: str | Path | None = None) -> StoredModel:
+def read_native(
+    path: Path,
+    *,
+    text_encoder: str | Path | None = None,
+    read_codec: Callable[[str | Path], StoredModel] | None = None,
+) -> StoredModel:
     """The model of a run folder, of a `.ckpt` file or of a package.
+
+    read_codec: reads what a run names as its codec, which may be of any form; by default one of ours.
 
     Of a run, the checkpoint with the best validation score where it kept one, else the last; of the
     weights, their moving average where the training kept one.
     """
     if path.is_dir() and any(path.glob("*.safetensors")):
         return _read_package(path, text_encoder)
-    file = path if path.is_file() else _preferred_checkpoint(path)
+    file = checkpoint_file(path)
     checkpoint = read_checkpoint(file)
     config = checkpoint.get("config")
     if config is None:
         raise ValueError(f"{file} holds no config: it was not written by this project's trainer")
     node, weights = config["task"]["model"], _model_weights(checkpoint, file)
     if WHOLE not in config:
-        return StoredModel({"codec": node}, {"codec": weights})
-    codec = _codec_of_run(config, file, path)
+        part = config.get("part", "codec")  # what a run trains, where it says so
+        return StoredModel({part: node}, {part: weights})
+    codec = _codec_of_run(config, file, path, read_codec or (lambda source: read_native(Path(source))))
     return StoredModel(
         {**codec.config, "lm": with_text_encoder(node, text_encoder), WHOLE: config[WHOLE]},
         {**codec.weights, "lm": weights},
@@ -67,11 +74,7 @@ def write_native(stored: StoredModel, folder: Path) -> Path:
 
 def read_checkpoint(file: Path) -> dict[str, Any]:
     """A checkpoint's contents, read as data: nothing in it is executed."""
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{file} is no checkpoint that can be read safely: {reason}") from error
+    return read_pickle(file)
 
 
 def with_text_encoder(node: Any, text_encoder: str | os.PathLike[str] | None) -> Any:
@@ -88,9 +91,24 @@ def with_text_encoder(node: Any, text_encoder: str | os.PathLike[str] | None) ->
 
 def _read_package(folder: Path, text_encoder: str | Path | None) -> StoredModel:
     config = yaml.safe_load((folder / CONFIG_FILE).read_text())
-    parts = [name for name in config if name != WHOLE]
-    weights = {name: load_file(folder / f"{name}.safetensors") for name in parts}
+    if not isinstance(config, dict) or not all(isinstance(node, dict) for node in config.values()):
+        raise ValueError(f"{folder / CONFIG_FILE} is no config of a packaged model")
+    weights = {name: _read_weights(folder / f"{name}.safetensors") for name in config if name != WHOLE}
     return StoredModel(with_text_encoder(config, text_encoder), weights)
+
+
+def _read_weights(file: Path) -> dict[str, Tensor]:
+    if not file.is_file():
+        raise FileNotFoundError(f"the package {file.parent} lacks {file.name}, which its config names")
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file} is torn, or no file of weights ({error})") from error
+
+
+def checkpoint_file(path: Path) -> Path:
+    """The checkpoint to read of a run folder, or `path` itself where it is a file."""
+    return path if path.is_file() else _preferred_checkpoint(path)
 
 
 def _preferred_checkpoint(run_dir: Path) -> Path:
@@ -114,21 +132,28 @@ def _model_weights(checkpoint: Mapping[str, Any], file: Path) -> dict[str, Tenso
     return {**weights, **averages}
 
 
-def _codec_of_run(config: Config, file: Path, path: Path) -> StoredModel:
+def _codec_of_run(
+    config: Config, file: Path, path: Path, read_codec: Callable[[str | Path], StoredModel]
+) -> StoredModel:
     source = config.get("codec_source")
     if source is None:
         raise ValueError(f"{file} names no codec; train it with codec_source=<run or folder of its codec>")
     # A run folder may have been moved together with its codec's: look beside it as well.
     run_dir = path if path.is_dir() else file.parent.parent
     candidates = [Path(source), run_dir / source, run_dir.parent / Path(source).name]
-    found = next((candidate for candidate in candidates if candidate.exists()), None)
-    if found is None:
-        raise FileNotFoundError(f"{file} was trained with the codec {source}, which is not there")
-    stored = read_native(found)
-    codec = stored.assemble()
-    if not isinstance(codec, EnCodec):
-        raise ValueError(f"{found} is a {type(codec).__name__}, not a codec")
-    expected, actual = config.get("codec_hash"), weights_hash(codec)
+    found = next((candidate for candidate in candidates if candidate.exists()), source)
+    try:
+        whole = read_codec(found)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{file} was trained with the codec {source}, which is not there: {error}"
+        ) from error
+    if "codec" not in whole.config:
+        raise ValueError(
+            f"{file} was trained with {found} as its codec, which is a model of {[*whole.config]}"
+        )
+    stored = StoredModel({"codec": whole.config["codec"]}, {"codec": whole.weights["codec"]})
+    expected, actual = config.get("codec_hash"), weights_hash(stored.assemble())
     if expected and expected != actual:
         raise ValueError(f"{file} was trained with codec {expected[:12]}, but {found} is codec {actual[:12]}")
     return stored

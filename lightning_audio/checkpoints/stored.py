@@ -11,19 +11,24 @@ that was loaded can be written in every form that can hold it.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from hydra.utils import get_object, instantiate
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from lightning_audio.checkpoints.keymap import load_strict
 
 Config = dict[str, Any]
 WHOLE = "generation"
 # Of other people's classes those that a model's config may name: activations, which hold no code of a checkpoint's.
-ACTIVATIONS = ("torch.nn.GELU", "torch.nn.ReLU", "torch.nn.ELU", "torch.nn.Tanh")
+ACTIVATIONS = ("torch.nn.GELU", "torch.nn.ReLU", "torch.nn.ELU", "torch.nn.Tanh", "torch.nn.Sigmoid")
+
+_HYDRA_KEYS = ("_target_", "_partial_", "_convert_", "_recursive_")
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,8 @@ class StoredModel:
         parts: dict[str, nn.Module] = {}
         for name, node in self.config.items():
             if name != WHOLE:
-                part = build(node)
+                with _WithoutDraws():
+                    part = build(node)
                 load_strict(part, self.weights[name])
                 parts[name] = _ready(part, {name: node})
         if WHOLE in self.config:
@@ -52,7 +58,19 @@ def take_apart(model: nn.Module) -> StoredModel:
     config = config_of(model)
     names = [name for name in config if name != WHOLE]
     parts = {name: getattr(model, name) for name in names} if WHOLE in config else {names[0]: model}
+    for name, part in parts.items():
+        _check_not_folded(name, part, config[name])
     return StoredModel(config, {name: part.state_dict() for name, part in parts.items()})
+
+
+def _check_not_folded(name: str, part: nn.Module, node: Mapping[str, Any]) -> None:
+    """ValueError where the weights are no longer those that the node's model has."""
+    with torch.device("meta"):
+        wanted = build(node).state_dict().keys()
+    if wanted != part.state_dict().keys():
+        raise ValueError(
+            f"the weights of the {name} were folded for inference, or changed otherwise: take a model fresh from `load`"
+        )
 
 
 def config_of(model: nn.Module) -> Config:
@@ -72,11 +90,38 @@ def build(node: Mapping[str, Any], **values: Any) -> Any:
     return instantiate(dict(node), _convert_="all", **values)
 
 
+def node_of(target: type, **arguments: Any) -> Config:
+    """The node that builds a `target` with these arguments."""
+    return {"_target_": f"{target.__module__}.{target.__qualname__}", **arguments}
+
+
+def class_of(node: Mapping[str, Any]) -> Any:
+    """The class that a node builds, of this project or an activation."""
+    _refuse_foreign_targets(node)
+    return get_object(str(node["_target_"]))
+
+
+def arguments_of(node: Mapping[str, Any]) -> Config:
+    """All arguments of what a node builds: those that it leaves out have their defaults, or are not there.
+
+    For writers: what a format wants said must not depend on what a config took for granted.
+    """
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(class_of(node)).parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }
+    return {**defaults, **{name: value for name, value in node.items() if name not in _HYDRA_KEYS}}
+
+
 def _refuse_foreign_targets(node: Any) -> None:
     if isinstance(node, Mapping):
         if "_target_" in node and node["_target_"] not in ACTIVATIONS:
             target = str(node["_target_"])
-            found = get_object(target) if target.startswith("lightning_audio.") else None
+            try:
+                found = get_object(target) if target.startswith("lightning_audio.") else None
+            except ImportError:
+                found = None
             # The dotted path could wander out of the project through a module's own imports.
             if not isinstance(found, type) or not found.__module__.startswith("lightning_audio."):
                 raise ValueError(
@@ -87,6 +132,25 @@ def _refuse_foreign_targets(node: Any) -> None:
     elif isinstance(node, list):
         for child in node:
             _refuse_foreign_targets(child)
+    elif isinstance(node, str) and "${" in node:
+        # Whoever resolves it asks the machine, such as `${oc.env:HOME}`.
+        raise ValueError(f"the checkpoint's config says {node!r}: a model's config holds plain values")
+
+
+class _WithoutDraws(TorchFunctionMode):
+    """Zeros instead of random numbers, for weights that are loaded a moment later: drawing takes most of the time."""
+
+    _DRAWS = (
+        *(nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_),
+        *(torch.Tensor.uniform_, torch.Tensor.normal_),
+    )
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = kwargs or {}
+        if func in self._DRAWS:
+            tensor: Tensor = args[0] if args else options["tensor"]
+            return tensor.detach().zero_()
+        return func(*args, **options)
 
 
 def _ready(model: Any, config: Config) -> Any:

@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_audio.checkpoints.audiocraft.lm import build_lm, convert_state
+from lightning_audio.checkpoints.audiocraft.conditioners import read_conditioning
+from lightning_audio.checkpoints.audiocraft.lm import convert_state, lm_node
 from lightning_audio.checkpoints.keymap import load_strict
+from lightning_audio.checkpoints.stored import build
 from lightning_audio.codec.encodec import EnCodec
 from lightning_audio.codec.quantizer import ResidualVectorQuantizer
 from lightning_audio.codec.seanet import SEANetDecoder, SEANetEncoder
@@ -50,7 +52,8 @@ def read_text_lm(shared_reference: Path, text_case: dict[str, Any]) -> Callable[
 
     def read(case: dict[str, Any] | None = None) -> TokenLM:
         case = case or text_case
-        lm = build_lm(case["config"], text_encoder=shared_reference / "t5")
+        conditioning = read_conditioning(case["config"], text_encoder=shared_reference / "t5")
+        lm: TokenLM = build(lm_node(case["config"], conditioning))
         load_strict(lm, convert_state(case["state_dict"] or text_case["state_dict"]))
         return lm.eval()
 

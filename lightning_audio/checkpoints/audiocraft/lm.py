@@ -1,205 +1,217 @@
-"""Language models in AudioCraft's packaged form (`state_dict.bin`): MusicGen and AudioGen with text or
-labels.
+"""Language models in AudioCraft's packaged form (`state_dict.bin`): MusicGen, AudioGen and MAGNeT.
 
-The file holds the weights (`best_state`) and the training's config (`xp.cfg`, YAML), from which the shape of
-the model is read as data. Three things are laid out otherwise there: an embedding and a head per codebook,
-which are one table and one matrix here, and one projection for the query, key and value of cross-attention.
+The file holds the weights (`best_state`) and the training's config (`xp.cfg`), from which the shape of the model is
+read as data: sections `transformer_lm`, `codebooks_pattern`, `conditioners`, `fuser`, and what generation starts from.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.nn.functional as F
-import yaml
 from torch import Tensor
 
-from lightning_audio.checkpoints.keymap import load_strict, rename_keys
-from lightning_audio.codec.encodec import EnCodec
-from lightning_audio.conditioning.base import Conditioner
-from lightning_audio.conditioning.conditioning import WAYS, Conditioning
-from lightning_audio.conditioning.labels import HashedLabelConditioner
-from lightning_audio.conditioning.text import T5Conditioner
-from lightning_audio.generation.text_to_audio import SamplingSettings, TextToAudio
-from lightning_audio.layers.transformer import Activation
-from lightning_audio.lm.patterns import (
-    CoarseFirstPattern,
-    DelayPattern,
-    FlatteningPattern,
-    GroupedPattern,
-    ParallelPattern,
-    Pattern,
-)
+from lightning_audio.checkpoints.audiocraft.conditioners import read_conditioning
+from lightning_audio.checkpoints.audiocraft.lm_state import convert_state, rotary_state
+from lightning_audio.checkpoints.audiocraft.package import read_package, section
+from lightning_audio.checkpoints.audiocraft.patterns import read_pattern, write_pattern
+from lightning_audio.checkpoints.stored import Config, StoredModel, arguments_of, class_of, node_of
+from lightning_audio.lm.masked import MaskedLM
+from lightning_audio.lm.patterns import ParallelPattern
 from lightning_audio.lm.token_lm import TokenLM
 
-LAYER = r"transformer\.layers\.(\d+)\."
-TO_LAYER = r"transformer.layers.\1."
-RULES = [
-    (r"emb\.(\d+)\.weight", r"embedding.\1.weight"),
-    (r"linears\.(\d+)\.(weight|bias)", r"heads.\1.\2"),
-    (r"out_norm\.(weight|bias)", r"norm.\1"),
-    (LAYER + r"self_attn\.(?:mha\.)?in_proj_(weight|bias)", TO_LAYER + r"self_attention.qkv.\2"),
-    (LAYER + r"self_attn\.(?:mha\.)?out_proj\.(weight|bias)", TO_LAYER + r"self_attention.output.\2"),
-    (LAYER + r"self_attn\.q_layer_norm\.(weight|bias)", TO_LAYER + r"self_attention.query_norm.\2"),
-    (LAYER + r"self_attn\.k_layer_norm\.(weight|bias)", TO_LAYER + r"self_attention.key_norm.\2"),
-    (LAYER + r"cross_attention\.(?:mha\.)?in_proj_(weight|bias)", TO_LAYER + r"cross_attention.packed.\2"),
-    (LAYER + r"cross_attention\.(?:mha\.)?out_proj\.(weight|bias)", TO_LAYER + r"cross_attention.output.\2"),
-    (LAYER + r"cross_attention\.q_layer_norm\.(weight|bias)", TO_LAYER + r"cross_attention.query_norm.\2"),
-    (LAYER + r"cross_attention\.k_layer_norm\.(weight|bias)", TO_LAYER + r"cross_attention.key_norm.\2"),
-    (LAYER + r"linear1\.(weight|bias)", TO_LAYER + r"feedforward.expand.\2"),
-    (LAYER + r"linear2\.(weight|bias)", TO_LAYER + r"feedforward.contract.\2"),
-    (LAYER + r"norm1\.(weight|bias)", TO_LAYER + r"norm_self.\2"),
-    (LAYER + r"norm_cross\.(weight|bias)", TO_LAYER + r"norm_cross.\2"),
-    (LAYER + r"norm2\.(weight|bias)", TO_LAYER + r"norm_feedforward.\2"),
-    (LAYER + r"layer_scale_1\.scale", TO_LAYER + r"scale_self.scale"),
-    (LAYER + r"layer_scale_cross\.scale", TO_LAYER + r"scale_cross.scale"),
-    (LAYER + r"layer_scale_2\.scale", TO_LAYER + r"scale_feedforward.scale"),
-    (r"transformer\.(?:layers\.\d+\.self_attn\.)?rope\..*", ""),  # computed here
-    (
-        r"condition_provider\.conditioners\.(\w+)\.output_proj\.(weight|bias)",
-        r"conditioning.output_proj.\1.\2",
-    ),
-    (r"condition_provider\.conditioners\.(\w+)\.embed\.weight", r"conditioning.conditioners.\1.embed.weight"),
-]
-ACTIVATIONS: dict[str, Activation] = {"gelu": F.gelu, "relu": F.relu}
+AUTOREGRESSIVE, MASKED = "transformer_lm", "transformer_lm_magnet"
+# Options of the section `transformer_lm` whose values are the same here: their name, our name.
+_SAME = {
+    "n_q": "num_codebooks",
+    "card": "cardinality",
+    "dim": "dim",
+    "num_heads": "num_heads",
+    "num_layers": "num_layers",
+    "hidden_scale": "hidden_scale",
+    "norm_first": "pre_norm",
+    "bias_attn": "bias_attention",
+    "bias_ff": "bias_feedforward",
+    "bias_proj": "bias_heads",
+    "xpos": "xpos",
+    "positional_scale": "position_scale",
+    "past_context": "past_context",
+    "kv_repeat": "kv_repeat",
+    "qk_layer_norm": "qk_norm",
+    "qk_layer_norm_cross": "qk_norm_cross",
+    "layer_scale": "layer_scale",
+    "dropout": "dropout",
+    "attention_dropout": "attention_dropout",
+}
+# Their defaults where they differ from ours.
+_DEFAULTS = {"norm_first": False, "bias_attn": True, "bias_ff": True, "bias_proj": True}
+# Which kernels ran, how the training began and what it kept in memory: nothing of the model's function.
+_WITHOUT_MEANING = {
+    *("emb_lr", "custom", "memory_efficient", "attention_as_float32", "checkpointing", "weight_init"),
+    *("depthwise_init", "zero_bias_init", "cross_attention", "lr", "device", "dtype"),
+}
+_READ_ELSEWHERE = {
+    *("norm", "causal", "activation", "positional_embedding", "two_step_cfg", "q_modeling"),
+    *("subcodes_context", "compression_model_framerate", "segment_duration", "span_len"),
+}
+_ACTIVATIONS: dict[str, Config | None] = {"gelu": None, "relu": {"_target_": "torch.nn.ReLU"}}
+_POSITIONS = {"sin": (True, False), "rope": (False, True), "sin_rope": (True, True)}
 
 
-def read_lm(file: Path, *, text_encoder: str | Path | None = None) -> tuple[TokenLM, dict[str, Any]]:
-    """The model in a `state_dict.bin`, in float32, and the config that it came with.
+def read_lm_file(
+    file: Path, content: Mapping[str, Any] | None = None, *, text_encoder: str | Path | None = None
+) -> StoredModel:
+    """The language model of a `state_dict.bin` alone, which writes codes that a codec must be found for.
 
-    text_encoder: a local T5 folder, in place of the name in the config.
+    content: of the file, where it was read before.
     """
-    package = torch.load(file, map_location="cpu", weights_only=True)
-    if missing := {"best_state", "xp.cfg"} - package.keys():
-        raise ValueError(f"{file} is no packaged language model: it lacks {sorted(missing)}")
-    config = yaml.safe_load(package["xp.cfg"])
+    state, config = read_lm_package(file, content)
+    node = lm_node(config, read_conditioning(config, text_encoder=text_encoder, state=state))
+    return StoredModel({"lm": node}, {"lm": convert_state(state)})
+
+
+def read_lm_package(file: Path, content: Mapping[str, Any] | None = None) -> tuple[dict[str, Tensor], Config]:
+    """The weights of a `state_dict.bin`, under AudioCraft's names, and its config."""
+    state, config = read_package(file, content)
     if "transformer_lm" not in config:
         raise ValueError(f"{file} holds a {config.get('solver')!r} model, not a language model")
-    lm = build_lm(config, text_encoder=text_encoder)
-    load_strict(lm, convert_state({key: value.float() for key, value in package["best_state"].items()}))
-    return lm.eval().requires_grad_(False), config
+    # Of each codebook, before they are joined: after that a lack is only a wrong shape.
+    codebooks = range(section(config, "transformer_lm")["n_q"])
+    wanted = [f"{part}.{codebook}.weight" for part in ("emb", "linears") for codebook in codebooks]
+    if missing := [f"missing: {key}" for key in wanted if key not in state]:
+        raise ValueError(f"{file} lacks weights that its config names:\n  " + "\n  ".join(missing))
+    return state, config
 
 
-def text_to_audio(lm: TokenLM, config: Mapping[str, Any], codec: EnCodec) -> TextToAudio:
-    """Codec and language model as one, with the settings of AudioCraft's classes and of the config."""
-    defaults = SamplingSettings(
-        cfg_coef=config["classifier_free_guidance"]["inference_coef"],
-        two_step_cfg=config["transformer_lm"].get("two_step_cfg", False),
-    )
-    return TextToAudio(
-        codec=codec, lm=lm, max_duration=config["dataset"]["segment_duration"], defaults=defaults
-    )
+def lm_node(config: Mapping[str, Any], conditioning: Config, *, frame_rate: float | None = None) -> Config:
+    """What builds the language model that the config describes.
 
-
-def convert_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """AudioCraft's weights under our names.  ValueError for a key that has no place."""
-    renamed = rename_keys(state, RULES)
-    converted: dict[str, Tensor] = {}
-    per_codebook: dict[str, list[tuple[int, Tensor]]] = {}
-    for key, value in renamed.items():
-        if match := re.fullmatch(r"(embedding|heads)\.(\d+)\.(weight|bias)", key):
-            per_codebook.setdefault(f"{match[1]}.{match[3]}", []).append((int(match[2]), value))
-        elif ".cross_attention.packed." in key:
-            dim = value.shape[0] // 3
-            converted[key.replace("packed", "query")] = value[:dim]
-            converted[key.replace("packed", "key_value")] = value[dim:]
-        else:
-            converted[key] = value
-    for key, parts in per_codebook.items():
-        converted[key] = torch.cat([value for _, value in sorted(parts, key=lambda part: part[0])])
-    return converted
-
-
-def build_lm(config: Mapping[str, Any], *, text_encoder: str | Path | None = None) -> TokenLM:
-    """A model of the shape that the config describes, with weights yet to come."""
-    shape = config["transformer_lm"]
-    if shape.get("norm", "layer_norm") != "layer_norm" or not shape.get("causal", True):
+    frame_rate: Hz, of the codec, which a MAGNeT counts the frames of its segment by.
+    """
+    kind = config.get("lm_model", AUTOREGRESSIVE)
+    if kind not in (AUTOREGRESSIVE, MASKED):
         raise ValueError(
-            f"want a causal model with layer_norm, the config has norm {shape.get('norm')!r}, "
-            f"causal {shape.get('causal')}"
+            f"a language model of the kind {kind!r}; known are {AUTOREGRESSIVE!r} and {MASKED!r}"
         )
-    positions = shape.get("positional_embedding", "sin")
-    return TokenLM(
-        num_codebooks=shape["n_q"],
-        cardinality=shape["card"],
-        dim=shape["dim"],
-        num_heads=shape["num_heads"],
-        num_layers=shape["num_layers"],
-        hidden_scale=shape.get("hidden_scale", 4),
-        pattern=read_pattern(config["codebooks_pattern"], shape["n_q"]),
-        conditioning=_conditioning(config, text_encoder),
-        pre_norm=shape.get("norm_first", False),
-        bias_attention=shape.get("bias_attn", True),
-        bias_feedforward=shape.get("bias_ff", True),
-        bias_heads=shape.get("bias_proj", True),
-        sinusoidal=positions in ("sin", "sin_rope"),
-        rotary=positions in ("rope", "sin_rope"),
-        xpos=shape.get("xpos", False),
-        past_context=shape.get("past_context"),
-        kv_repeat=shape.get("kv_repeat", 1),
-        qk_norm=shape.get("qk_layer_norm", False),
-        qk_norm_cross=shape.get("qk_layer_norm_cross", False),
-        layer_scale=shape.get("layer_scale"),
-        dropout=shape.get("dropout", 0.0),
-        attention_dropout=shape.get("attention_dropout"),
-        activation=ACTIVATIONS[shape.get("activation", "gelu")],
+    shape = section(config, "transformer_lm")
+    if unknown := sorted(shape.keys() - _SAME.keys() - _WITHOUT_MEANING - _READ_ELSEWHERE):
+        raise ValueError(f"the language model's config has options that are not understood: {unknown}")
+    if shape.get("norm", "layer_norm") != "layer_norm" or shape.get("causal", True) != (
+        kind == AUTOREGRESSIVE
+    ):
+        raise ValueError(
+            f"want layer_norm, and causal unless it is a MAGNeT; the config of this {kind} has "
+            f"norm {shape.get('norm')!r}, causal {shape.get('causal')}"
+        )
+    arguments = {ours: shape[name] for name, ours in _SAME.items() if name in shape}
+    arguments |= {_SAME[name]: value for name, value in _DEFAULTS.items() if name not in shape}
+    arguments |= _positions(shape.get("positional_embedding", "sin"))
+    activation = shape.get("activation", "gelu")
+    if activation not in _ACTIVATIONS:
+        raise ValueError(
+            f"a language model with the activation {activation!r}; known are {list(_ACTIVATIONS)}"
+        )
+    if (node := _ACTIVATIONS[activation]) is not None:
+        arguments["activation"] = dict(node)
+    pattern = read_pattern(_pattern_section(config, shape), shape["n_q"])
+    if kind == AUTOREGRESSIVE:
+        return node_of(TokenLM, **arguments, pattern=pattern, conditioning=conditioning)
+    if pattern["_target_"] != node_of(ParallelPattern)["_target_"] or pattern["has_start"]:
+        raise ValueError(
+            f"a MAGNeT writes all codebooks in parallel without a start; the config has {pattern}"
+        )
+    if arguments.pop("past_context", None) is not None:
+        raise ValueError("a MAGNeT with past_context is not known")
+    duration = section(config, "dataset")["segment_duration"]
+    context = shape.get("subcodes_context", 5)
+    return node_of(
+        MaskedLM,
+        **arguments,
+        segment_frames=int(int(frame_rate or shape.get("compression_model_framerate", 50)) * duration),
+        span_length=section(config, "masking")["span_len"],
+        context=None if context == -1 else context,
+        conditioning=conditioning,
     )
 
 
-def read_pattern(config: Mapping[str, Any], num_codebooks: int) -> Pattern:
-    """The pattern that a config names under `modeling`."""
-    name = config["modeling"]
-    options = dict(config.get({"musiclm": "music_lm"}.get(name, name)) or {})
-    match name:
-        case "delay":
-            return DelayPattern(**{"delays": range(num_codebooks), **options})
-        case "parallel":
-            return ParallelPattern(num_codebooks, has_start=options.get("empty_initial", 0) >= 0)
-        case "unroll":
-            order = options.get("flattening") or range(num_codebooks)
-            return FlatteningPattern(order, delays=options.get("delays"))
-        case "coarse_first":
-            return CoarseFirstPattern(num_codebooks, delays=options.get("delays"))
-        case "musiclm":
-            return GroupedPattern(num_codebooks, group_size=options.get("group_by", 2))
-        case _:
-            raise ValueError(f"unknown codebook pattern {name!r}")
-
-
-def _conditioning(config: Mapping[str, Any], text_encoder: str | Path | None) -> Conditioning:
-    fuser = config.get("fuser") or {}
-    if fuser.get("cross_attention_pos_emb"):
-        raise ValueError("conditions with positions of their own (cross_attention_pos_emb) are not supported")
-    conditioners = {
-        name: _conditioner(name, node, text_encoder)
-        for name, node in (config.get("conditioners") or {}).items()
-        if isinstance(node, Mapping)  # beside settings of all of them, such as `args`
+def lm_config(node: Mapping[str, Any]) -> Config:
+    """The sections of an `xp.cfg` from which AudioCraft builds the same language model, but for its conditions."""
+    kind = class_of(node)
+    if kind not in (TokenLM, MaskedLM):
+        raise ValueError(f"AudioCraft's files hold a TokenLM or a MaskedLM, not a {kind.__name__}")
+    arguments = {"past_context": None, **arguments_of(node)}
+    if kind is TokenLM and not arguments["causal"]:
+        raise ValueError("AudioCraft has no autoregressive model that is not causal")
+    rotary = arguments["rotary"]
+    shape = {name: arguments[ours] for name, ours in _SAME.items()}
+    if shape["positional_scale"] == 1.0:  # the first versions do not know it
+        del shape["positional_scale"]
+    shape |= {
+        "activation": _activation_name(arguments["activation"]),
+        "positional_embedding": _positions_name(arguments["sinusoidal"], rotary),
+        "norm": "layer_norm",
+        "causal": kind is TokenLM,
+        # Its memory-efficient attention turns rotary positions wrongly while streaming, and knows no such norms.
+        "memory_efficient": not (rotary or arguments["qk_norm"] or arguments["past_context"]),
+        "custom": bool(rotary or arguments["qk_norm"] or arguments["past_context"]),
+        "attention_as_float32": False,
+        "checkpointing": "none",
+        "weight_init": "gaussian",
+        "depthwise_init": "current",
+        "zero_bias_init": True,
+        "emb_lr": None,
     }
-    fuse = {way: fuser[way] for way in WAYS if fuser.get(way)}
-    dim = config["transformer_lm"]["dim"]
-    # Padding is attended to there; a model must be used as it was trained.
-    return Conditioning(conditioners=conditioners, dim=dim, fuse=fuse, mask_padding=False)
+    if kind is TokenLM:
+        return {
+            "lm_model": AUTOREGRESSIVE,
+            "transformer_lm": shape,
+            "codebooks_pattern": write_pattern(node["pattern"]),
+        }
+    context = arguments["context"]
+    return {
+        "lm_model": MASKED,
+        "transformer_lm": {**shape, "subcodes_context": -1 if context is None else context},
+        "masking": {"span_len": arguments["span_length"]},
+        "codebooks_pattern": {"modeling": "parallel", "parallel": {"empty_initial": -1}},
+    }
 
 
-def _conditioner(name: str, node: Mapping[str, Any], text_encoder: str | Path | None) -> Conditioner:
-    model = node["model"]
-    options = node[model]
-    match model:
-        case "t5":
-            if options.get("finetune") or options.get("normalize_text"):
-                raise ValueError(
-                    f"conditioner {name!r}: a T5 that was trained along, or normalised text, is not supported"
-                )
-            path = None if text_encoder is None else str(text_encoder)
-            return T5Conditioner(
-                name=options["name"], path=path, word_dropout=options.get("word_dropout", 0.0)
-            )
-        case "lut":
-            split = options.get("tokenizer") == "whitespace"
-            return HashedLabelConditioner(num_bins=options["n_bins"], dim=options["dim"], split_words=split)
-        case _:
-            raise ValueError(f"conditioner {name!r} is of the kind {model!r}, which is not supported yet")
+def extra_state(node: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Buffers that AudioCraft stores and that are computed here."""
+    arguments = arguments_of(node)
+    if not arguments["rotary"]:
+        return {}
+    head_dim = arguments["dim"] // arguments["num_heads"]
+    return rotary_state(arguments["num_layers"], head_dim, xpos=arguments["xpos"])
+
+
+def _pattern_section(config: Mapping[str, Any], shape: Mapping[str, Any]) -> Config:
+    pattern = section(config, "codebooks_pattern")
+    # The first configs named the pattern among the transformer's options.
+    return pattern if pattern.get("modeling") else {"modeling": shape.get("q_modeling")}
+
+
+def _positions(name: str) -> Config:
+    if name not in _POSITIONS:
+        raise ValueError(f"a language model with the positions {name!r}; known are {list(_POSITIONS)}")
+    sinusoidal, rotary = _POSITIONS[name]
+    return {"sinusoidal": sinusoidal, "rotary": rotary}
+
+
+def _positions_name(sinusoidal: bool, rotary: bool) -> str:
+    found = next((name for name, flags in _POSITIONS.items() if flags == (sinusoidal, rotary)), None)
+    if found is None:
+        raise ValueError("AudioCraft has no language model without positions")
+    return found
+
+
+def _activation_name(activation: Any) -> str:
+    names = {"torch.nn.GELU": "gelu", "torch.nn.ReLU": "relu"}
+    if activation is F.gelu:
+        return "gelu"
+    found = names.get(activation.get("_target_", "")) if isinstance(activation, Mapping) else None
+    if found is None or len(activation) > 1:  # such as an approximated GELU
+        raise ValueError(f"AudioCraft's form has {list(names)}, not the activation {activation}")
+    return found

@@ -1,1 +1,1 @@
-"""Folders in the form of Hugging Face `transformers`."""
+"""Folders in the form of Hugging Face `transformers`; `folder` is the door to them."""

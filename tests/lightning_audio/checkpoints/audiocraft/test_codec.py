@@ -10,7 +10,16 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from lightning_audio.checkpoints.audiocraft.codec import read_codec, seanet_arguments
+from lightning_audio.checkpoints.audiocraft.codec import (
+    codec_config,
+    codec_node,
+    convert_state,
+    read_codec,
+    revert_state,
+    seanet_arguments,
+    write_codec,
+)
+from lightning_audio.checkpoints.stored import build
 
 
 def package_of(shared_reference: Path, name: str) -> Path:
@@ -19,8 +28,7 @@ def package_of(shared_reference: Path, name: str) -> Path:
 
 @pytest.mark.parametrize("name", ["musicgen_tiny", "magnet_tiny"])
 def test_published_tokens_give_the_published_audio(shared_reference: Path, name: str) -> None:
-    codec, config = read_codec(package_of(shared_reference, name))
-    assert config.solver == "compression"
+    codec = read_codec(package_of(shared_reference, name)).assemble()
     cases = torch.load(shared_reference / "pkg" / name / "expected.pt", weights_only=True)["outputs"]["cases"]
     for case in cases.values():
         audio = codec.decode(case["tokens"])
@@ -32,7 +40,7 @@ def test_published_tokens_give_the_published_audio(shared_reference: Path, name:
 
 
 def test_tokens_of_multi_band_diffusion(shared_reference: Path) -> None:
-    codec, _ = read_codec(package_of(shared_reference, "mbd_tiny"))
+    codec = read_codec(package_of(shared_reference, "mbd_tiny")).assemble()
     expected = torch.load(shared_reference / "pkg" / "mbd_tiny" / "expected.pt", weights_only=True)
     decoded = codec.decode(expected["inputs"]["tokens"])
     torch.testing.assert_close(decoded, expected["outputs"]["encodec"], rtol=1e-5, atol=1e-5)
@@ -48,9 +56,9 @@ def test_half_precision_and_a_pickled_config(shared_reference: Path, tmp_path: P
     original = torch.load(package_of(shared_reference, "musicgen_tiny"), weights_only=True)
     half = {name: tensor.half() for name, tensor in original["best_state"].items()}
     config = OmegaConf.create(original["xp.cfg"])
-    codec, _ = read_codec(
+    codec = read_codec(
         rewritten(shared_reference, tmp_path / "a.bin", best_state=half, **{"xp.cfg": config})
-    )
+    ).assemble()
     assert {p.dtype for p in codec.parameters()} == {torch.float32}
     assert codec.sample_rate == 32000
 
@@ -69,7 +77,7 @@ def test_bad_files_are_named(
     with pytest.raises(ValueError, match="'surplus'"):
         read_codec(rewritten(shared_reference, tmp_path / "extra.bin", best_state=extra))
     with pytest.raises(ValueError, match=r"missing: encoder\.layers\.0\.conv\.bias"):
-        read_codec(rewritten(shared_reference, tmp_path / "lacking.bin", best_state=lacking))
+        read_codec(rewritten(shared_reference, tmp_path / "lacking.bin", best_state=lacking)).assemble()
     wrong = {"xp.cfg": text.replace("autoencoder: seanet", "autoencoder: sequence")}
     with pytest.raises(ValueError, match="'sequence'"):
         read_codec(rewritten(shared_reference, tmp_path / "wrong.bin", **wrong))
@@ -93,3 +101,41 @@ def test_options_that_are_not_understood() -> None:
         seanet_arguments({"activation": "Snake"})
     with pytest.raises(ValueError, match="'layer_norm'"):
         seanet_arguments({"norm": "layer_norm"})
+    with pytest.raises(ValueError, match="'Softsign'"):
+        seanet_arguments({"final_activation": "Softsign"})
+
+
+SEANETS: dict[str, dict[str, Any]] = {
+    "causal": {"causal": True, "norm": "weight_norm", "decoder": {"trim_right_ratio": 0.5}},
+    "norm over time": {"norm": "time_group_norm", "lstm": 1, "decoder": {"final_activation": "Tanh"}},
+    "no norm": {"norm": "none", "lstm": 0, "true_skip": False, "n_residual_layers": 2},
+    "outer blocks without norm": {"norm": "weight_norm", "disable_norm_outer_blocks": 2},
+    "reflecting": {"norm": "weight_norm", "pad_mode": "reflect", "encoder": {"kernel_size": 5}},
+}
+
+
+@pytest.mark.parametrize("name", SEANETS)
+def test_a_codec_survives_being_written(name: str, tmp_path: Path) -> None:
+    seanet = {"dimension": 8, "n_filters": 2, "ratios": [4, 2], "encoder": {}, "decoder": {}, **SEANETS[name]}
+    config = {
+        "sample_rate": 400,
+        "encodec": {"autoencoder": "seanet", "quantizer": "rvq", "sample_rate": 400, "channels": 1},
+        "seanet": seanet,
+        "rvq": {"n_q": 2, "bins": 16, "q_dropout": True},
+    }
+    node = codec_node(config)
+    torch.manual_seed(0)
+    weights = build(node).state_dict()
+    write_codec(node, weights, tmp_path / "codec.bin")
+    again = read_codec(tmp_path / "codec.bin")
+    assert codec_config(again.config["codec"]) == codec_config(node)
+    assert weights.keys() == again.weights["codec"].keys()
+    assert all(torch.equal(weights[key], value) for key, value in again.weights["codec"].items())
+
+
+@pytest.mark.parametrize("name", ["causal", "disable_norm_outer2", "time_group_norm", "reflect_3res_noskip"])
+def test_the_names_of_the_original_come_back(name: str, shared_reference: Path) -> None:
+    state = torch.load(shared_reference / "seanet" / f"{name}.pt", weights_only=True)["state_dict"]
+    again = revert_state(convert_state(state))
+    assert again.keys() == state.keys()
+    assert all(torch.equal(again[key], value) for key, value in state.items())
