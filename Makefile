@@ -15,7 +15,7 @@ endif
 
 TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 WANDB_MODE=offline
 
-.PHONY: install quickstart test test-fast check format clean
+.PHONY: install quickstart test test-fast bench check format clean
 
 install: $(VENV)/.installed
 
@@ -35,6 +35,11 @@ test: install
 
 test-fast: install
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 -m "not slow"
+
+bench: install
+	$(BIN)/python benchmarks/decoding.py
+	$(BIN)/python benchmarks/codec.py
+	$(BIN)/python benchmarks/training.py
 
 check: install
 	$(BIN)/ruff format --check .
