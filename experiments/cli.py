@@ -21,6 +21,7 @@ VERBS = {
     "generate": "write audio for texts",
     "evaluate": "score a model by a protocol and write its card and page",
     "export": "write a model as one folder that loads anywhere",
+    "join": "write one decoder out of separately trained bands (multi-band diffusion)",
 }
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
+
+import torch
+from hydra.utils import instantiate
 
 from sharding.schema import DatasetInfo, split_folders
 
@@ -12,6 +16,7 @@ Config = dict[str, Any]
 def check_coherence(config: Config) -> None:
     """ValueError for the first pair of settings that cannot work together."""
     _check_codec_and_language_model(config.get("codec"), config.get("lm"))
+    _check_segment(config)
     _check_global_batch(config)
     info = _dataset_info(config["data"])
     if "lm" in config:
@@ -29,12 +34,30 @@ def codec_hash(config: Config) -> str | None:
 def _check_codec_and_language_model(codec: Config | None, lm: Config | None) -> None:
     if codec is None or lm is None:
         return
-    quantizer = codec["quantizer"]
-    for name in ("num_codebooks", "cardinality"):
-        if quantizer[name] != lm[name]:
-            raise ValueError(
-                f"the codec has {name} {quantizer[name]}, the language model has {name} {lm[name]}"
-            )
+    for name, number in _shape_of_codes(codec).items():
+        if number != lm[name]:
+            raise ValueError(f"the codec has {name} {number}, the language model has {name} {lm[name]}")
+
+
+def _shape_of_codes(codec: Config) -> dict[str, int]:
+    """num_codebooks and cardinality of the codes that a codec makes, whatever it is made of."""
+    with torch.device("meta"):
+        model = instantiate(codec, _convert_="all")
+    return {"num_codebooks": model.num_codebooks, "cardinality": model.cardinality}
+
+
+def _check_segment(config: Config) -> None:
+    """Of a masked language model: its masks, and the mask rates of training, are made for one length."""
+    wanted = config.get("lm", {}).get("segment_frames")
+    if wanted is None:
+        return
+    codec, duration = config["codec"], config["data"]["segment_duration"]
+    frames = round(duration * codec["sample_rate"] / math.prod(codec["encoder"]["ratios"]))
+    if frames != wanted:
+        raise ValueError(
+            f"data.segment_duration {duration} s is {frames} frames of the codec, the masks of the language model"
+            f" are for lm.segment_frames {wanted}"
+        )
 
 
 def _check_global_batch(config: Config) -> None:
@@ -72,12 +95,10 @@ def _check_codes(info: DatasetInfo, config: Config) -> None:
     """Of shards of codes: made by a codec of this shape, and by the very codec that will decode."""
     if info.codes is None:
         return
-    quantizer = config["codec"]["quantizer"]
+    wanted = _shape_of_codes(config["codec"])
     for name, actual in (
         ("num_codebooks", info.codes.num_codebooks),
         ("cardinality", info.codes.cardinality),
     ):
-        if actual != quantizer[name]:
-            raise ValueError(
-                f"the codes were made with {name} {actual}, the experiment has {quantizer[name]}"
-            )
+        if actual != wanted[name]:
+            raise ValueError(f"the codes were made with {name} {actual}, the experiment has {wanted[name]}")

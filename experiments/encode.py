@@ -10,6 +10,7 @@ import torch
 from experiments.progress import progress_report
 from experiments.shard import print_report
 from lightning_audio import EnCodec, TextToAudio, load
+from lightning_audio.codec.stereo import StereoFromMono
 from lightning_audio.hashing import weights_hash
 from sharding.encode import encode
 from sharding.write import ShardReport
@@ -25,7 +26,7 @@ def encode_dataset(
     """Codes of every clip of `dataset` in `out`, made by the codec at `codec_source`, whose hash goes with them."""
     model = load(codec_source)
     codec = model.codec if isinstance(model, TextToAudio) else model
-    assert isinstance(codec, EnCodec)
+    assert isinstance(codec, EnCodec | StereoFromMono)
     digest = weights_hash(codec)
     device = next(codec.parameters()).device if any(True for _ in codec.parameters()) else torch.device("cpu")
     with progress_report("encoding") as progress:

@@ -63,7 +63,11 @@ def evaluate(config: DictConfig, *, stages: Sequence[StageRecord] = ()) -> Card:
         raise ValueError(
             f"{config.model} is a {type(model).__name__}; this protocol wants a text-to-audio model"
         )
-    clips = _Clips(config, model)
+    if not isinstance(model.codec, EnCodec):
+        raise ValueError(
+            f"{config.model} decodes with a {type(model.codec).__name__}; this protocol wants EnCodec"
+        )
+    clips = _Clips(config, model, weights_hash(model.codec))
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
 
@@ -135,7 +139,7 @@ def evaluate(config: DictConfig, *, stages: Sequence[StageRecord] = ()) -> Card:
 class _Clips:
     """The splits of the protocol's dataset, as audio and as codes, whole clips."""
 
-    def __init__(self, config: DictConfig, model: TextToAudio) -> None:
+    def __init__(self, config: DictConfig, model: TextToAudio, codec_hash: str) -> None:
         common = {"batch_size": config.batch_size, "log_folder": config.out}
         self._audio = AudioDataModule(
             config.audio,
@@ -144,7 +148,7 @@ class _Clips:
             segment_duration=None,
             **common,
         )
-        self._codes = TokenDataModule(config.codes, codec_hash=weights_hash(model.codec), **common)
+        self._codes = TokenDataModule(config.codes, codec_hash=codec_hash, **common)
         self._codes.codes_info("train")
 
     def batches(self, split: str) -> Iterable[AudioBatch]:

@@ -42,7 +42,7 @@ def quickstart(config: DictConfig) -> Path:
         stages.run("codec", lambda: _train_codec(config, out))
         stages.run("codes", lambda: _encode(config, out))
         stages.run("language model", lambda: _train_language_model(config, out))
-        stages.run("package", lambda: f"{export(load(out / 'musicgen'), out / 'model')}")
+        stages.run("package", lambda: f"{export(load(out / 'musicgen'), out / 'model', replace=True)}")
         stages.run("evaluation", lambda: _evaluate(config, out, stages))
     return out / "evaluation" / "report.html"
 

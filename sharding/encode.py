@@ -29,8 +29,11 @@ from sharding.write import ShardReport, ShardWriter, Skipped, WrittenShard, desc
 class Codec(Protocol):
     """What is asked of a codec: `lightning_audio.codec.encodec.EnCodec` is one."""
 
-    sample_rate: int
-    channels: int
+    @property
+    def sample_rate(self) -> int: ...
+
+    @property
+    def channels(self) -> int: ...
 
     @property
     def cardinality(self) -> int: ...

@@ -28,6 +28,7 @@ LAYERS = (
     {"lm", "diffusion"},
     {"generation"},
     {"checkpoints"},
+    {"drop_in"},
 )
 
 

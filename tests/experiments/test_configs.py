@@ -13,12 +13,26 @@ from hydra.utils import get_object, instantiate
 from experiments.compose import CONFIGS, compose_config, experiment_names, resolve
 
 # Trainable parameters in millions, computed from the published sizes (with cross-attention).
-PARAMETERS = {"musicgen_small": 420, "musicgen_medium": 1840, "musicgen_large": 3260, "audiogen_medium": 1840}
+PARAMETERS = {
+    "musicgen_small": 420,
+    "musicgen_medium": 1840,
+    "musicgen_large": 3260,
+    "audiogen_medium": 1840,
+    "musicgen_melody": 1390,
+    "musicgen_style": 1420,
+    "musicgen_clap": 420,
+    "magnet_small_10secs": 420,
+    "magnet_small_30secs": 420,
+    "magnet_medium_10secs": 1840,
+    "magnet_medium_30secs": 1840,
+    "audio_magnet_small": 420,
+    "audio_magnet_medium": 1840,
+}
 
 
 def resolved(name: str) -> dict[str, Any]:
-    # Language models also want to be told of their codec's run; `++` is right for every experiment.
-    given = [f"experiment={name}", "data.path=/data", "++codec_source=/codec"]
+    # Language models also want to be told of the runs they build on; `++` is right for every experiment.
+    given = [f"experiment={name}", "data.path=/data", "++codec_source=/codec", "++mono_source=/mono"]
     return resolve(compose_config("train", given))
 
 
