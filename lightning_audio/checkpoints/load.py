@@ -18,6 +18,7 @@ from lightning_audio.checkpoints.native import write_native
 from lightning_audio.checkpoints.read import read_model
 from lightning_audio.checkpoints.stored import take_apart
 from lightning_audio.checkpoints.verify import verify
+from lightning_audio.codec.encodec import EnCodec
 from lightning_audio.generation.base import AudioGenerator
 
 FORMATS: dict[str, Callable[..., Path]] = {
@@ -52,7 +53,11 @@ def load(
     if isinstance(model, AudioGenerator):
         model.find_decoder = partial(_find_decoder, codec=model.codec, source=source, cache_dir=cache_dir)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return model.to(device=device, dtype=dtype)
+    model.to(device=device, dtype=dtype)
+    for part in model.modules():
+        if isinstance(part, EnCodec):
+            part.prepare_for_inference()
+    return model
 
 
 def export(

@@ -59,8 +59,13 @@ class Codebooks(nn.Module):
         return summed.reshape(batch, frames, dim).transpose(1, 2)
 
     def freeze(self) -> None:
-        """Compute |e|^2 once, for inference. The codes must not change after."""
+        """Compute |e|^2 once, for inference; training, or loading other codes, ends it."""
         self.half_squared_norm = self.embed.square().sum(-1) / 2
+
+    def train(self, mode: bool = True) -> Codebooks:
+        if mode:
+            self.half_squared_norm = None
+        return super().train(mode)
 
     def all_inited(self) -> bool:
         """Whether every codebook was set from data; asks the device only until the answer is yes."""
@@ -68,7 +73,7 @@ class Codebooks(nn.Module):
         return self._all_inited
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._all_inited = False
+        self._all_inited, self.half_squared_norm = False, None
         super()._load_from_state_dict(*args, **kwargs)
 
     @torch.no_grad()

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from lightning_audio.codec.base import Encoded
 from lightning_audio.codec.quantizer import ResidualVectorQuantizer
 from lightning_audio.codec.seanet import SEANetDecoder, SEANetEncoder
-from lightning_audio.codec.time_major import TimeMajor
-from lightning_audio.layers.conv import fold_weight_norm
+from lightning_audio.codec.time_major import fast_form
 from lightning_audio.layers.recompute import in_parts
 
 
@@ -177,16 +176,13 @@ class EnCodec(nn.Module):
         return self.quantizer.decode(codes)
 
     def prepare_for_inference(self) -> EnCodec:
-        """The same codec, ready to use: weight norms folded, code norms computed, frozen, in eval mode,
-        and on CPU with a form of the encoder and the decoder that is faster there (`time_major`).
-
-        In place, and one way: it cannot be trained, nor load a training checkpoint, afterwards.
+        """The same codec, ready to use: frozen, in eval mode, code norms computed, encoder and decoder in the form
+        that is fastest where they are (`time_major`). Its state stays as it is; training ends the preparation.
         """
-        fold_weight_norm(self)
-        self.quantizer.codebooks.freeze()
         self.requires_grad_(False).eval()
+        self.quantizer.codebooks.freeze()
         for part in (self.encoder, self.decoder):
-            part.fast = TimeMajor(part) if TimeMajor.suits(part) else None
+            part.fast = fast_form(part)
         return self
 
     def _chunks(self, wav: Tensor) -> Iterator[Tensor]:

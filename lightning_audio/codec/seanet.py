@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +60,39 @@ class SkipLSTM(nn.Module):
         return (self.lstm(steps)[0] + steps).permute(1, 2, 0)
 
 
-class SEANetEncoder(nn.Module):
+class SEANet(nn.Module):
+    """What encoder and decoder share: a list of layers, and a faster form of them while they do not change.
+
+    fast: gives what the layers give, to rounding. Set by `EnCodec.prepare_for_inference`; it is no part of the state,
+        serves only where no gradient is asked for, and goes when the weights may change: in training, on another
+        device or in another precision, and when weights are loaded.
+    """
+
+    layers: nn.Sequential
+    fast: Callable[[Tensor], Tensor] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x) if self.fast is None or self._may_need_gradients(x) else self.fast(x)
+
+    def _may_need_gradients(self, x: Tensor) -> bool:
+        asked = x.requires_grad or next(self.parameters()).requires_grad
+        return (torch.is_grad_enabled() and asked) or torch.is_autocast_enabled(x.device.type)
+
+    def train(self, mode: bool = True) -> SEANet:
+        if mode:
+            self.fast = None
+        return super().train(mode)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> SEANet:
+        self.fast = None
+        return super()._apply(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.fast = None
+        super()._load_from_state_dict(*args, **kwargs)
+
+
+class SEANetEncoder(SEANet):
     """Audio to latents: [B, C, L] -> [B, D, ceil(L / hop_length)].
 
     channels: of the audio.   dim: D.   num_filters: channels of the first layer; doubled by each stage.
@@ -128,13 +161,9 @@ class SEANetEncoder(nn.Module):
         self.dim = dim
         self.causal = causal
         self.hop_length = math.prod(ratios)
-        self.fast: Callable[[Tensor], Tensor] | None = None  # set when the codec is prepared for inference
-
-    def forward(self, wav: Tensor) -> Tensor:
-        return run(self.layers, wav, self.fast)
 
 
-class SEANetDecoder(nn.Module):
+class SEANetDecoder(SEANet):
     """Latents to audio: [B, D, T] -> [B, C, T * hop_length]. The options are the encoder's, and
 
     trim_right_ratio: of the transposed convolutions when causal, see `ConvTranspose1d`.
@@ -212,17 +241,3 @@ class SEANetDecoder(nn.Module):
         self.dim = dim
         self.causal = causal
         self.hop_length = math.prod(ratios)
-        self.fast: Callable[[Tensor], Tensor] | None = None  # set when the codec is prepared for inference
-
-    def forward(self, latent: Tensor) -> Tensor:
-        return run(self.layers, latent, self.fast)
-
-
-def run(layers: nn.Module, x: Tensor, fast: Callable[[Tensor], Tensor] | None) -> Tensor:
-    """`layers(x)`; by the fast form of finished layers where `x` is what that is for and needs no gradient."""
-    fits = (
-        x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and not (torch.is_grad_enabled() and x.requires_grad)
-    )
-    return fast(x) if fast is not None and fits else layers(x)

@@ -4,34 +4,45 @@ Over [B, C, L] the convolutions of a codec lose much of their time around the pr
 comes in and goes out, padding and trimming copy whole signals, and a convolution from or to one channel (the audio)
 has no fast kernel. With the channels innermost a frame is one row of memory. Then padding is a row copy; a strided
 or transposed convolution is one product of rows with a weight that was reordered once (`layers.linear`); and the
-ends are small products too. Built by `EnCodec.prepare_for_inference`, from layers whose weight norm is folded.
+ends are small products too. Weight norms are folded in.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lightning_audio.codec.seanet import ResidualBlock, SEANetDecoder, SEANetEncoder, SkipLSTM
-from lightning_audio.layers.conv import Conv1d, ConvTranspose1d, pad
+from lightning_audio.codec.seanet import ResidualBlock, SEANet, SkipLSTM
+from lightning_audio.layers.conv import Conv1d, ConvTranspose1d, fold_weight_norm, pad
 from lightning_audio.layers.linear import packed_linear, reordered
 
 Step = Callable[[Tensor], Tensor]
 """[B, L, C] -> [B, L', C']; what comes in belongs to the step, which may write into it."""
 
 
+def fast_form(seanet: SEANet) -> Step:
+    """What gives the layers' numbers, [B, C, L] -> [B, C', L'], in the least time: the form below, or where that does
+    not suit a copy of the layers with their weight norms folded.
+    """
+    if TimeMajor.suits(seanet):
+        return TimeMajor(seanet)
+    return fold_weight_norm(copy.deepcopy(seanet.layers)).forward
+
+
 class TimeMajor:
     """The layers of an encoder or decoder as steps."""
 
-    def __init__(self, seanet: SEANetEncoder | SEANetDecoder) -> None:
+    def __init__(self, seanet: SEANet) -> None:
         self.steps = [step_of(layer) for layer in seanet.layers]
 
     @staticmethod
-    def suits(seanet: SEANetEncoder | SEANetDecoder) -> bool:
+    def suits(seanet: SEANet) -> bool:
         """Whether all its layers have such a form: not those that normalise over time (48 kHz), nor on a GPU."""
         weights = list(seanet.parameters())
         return all(w.device.type == "cpu" and w.dtype == torch.float32 for w in weights) and not any(
@@ -95,7 +106,11 @@ class Convolution:
         self.is_thin = weight.shape[1] == 1
         self.weight = weight[:, :, None]  # [C', C, 1, kernel]
         self.taps = Product(weight[0].t(), None) if self.is_narrow else None
-        self.windows = Product(weight.transpose(1, 2).flatten(1), self.bias)  # [C', kernel * C]
+
+    @cached_property
+    def windows(self) -> Product:
+        """Windows of the signal times the weight [C', kernel * C]; made when sizes first ask for it."""
+        return Product(self.weight[:, :, 0].transpose(1, 2).flatten(1), self.bias)
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.valid(self.padded(x))

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from lightning_audio.batch import Attributes
 from lightning_audio.codec.base import Codec
 from lightning_audio.codec.stereo import StereoFromMono
-from lightning_audio.conditioning.style import StyleConditioner
 from lightning_audio.generation.decoders import Decoder, DrawingDecoder, check_decoder, decode_codes
 from lightning_audio.generation.items import Waveforms, items_of, seeds_of, waveforms_of
 from lightning_audio.lm.token_lm import TokenLM
@@ -50,11 +49,9 @@ class AudioGenerator(nn.Module):
             raise ValueError(
                 f"max_duration {max_duration} s is less than a frame at {codec.frame_rate} frames a second"
             )
-        lm.conditioning.use_codec(codec)  # a style may be heard by its codes
+        # A style may be heard by its codes, in mono.
+        lm.conditioning.use_codec(codec.codec if isinstance(codec, StereoFromMono) else codec)
         self.codec, self.lm = codec, lm
-        for conditioner in lm.conditioning.conditioners.values():
-            if isinstance(conditioner, StyleConditioner):  # it may hear by the codes of the mono codec
-                conditioner.use_codec(codec.codec if isinstance(codec, StereoFromMono) else codec)
         self.max_duration = max_duration
         self._found: dict[str, Decoder | DrawingDecoder] = {}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -111,6 +112,23 @@ def fold_weight_norm(module: nn.Module) -> nn.Module:
     Works in place on every layer below `module`; the state dict then holds `weight` where it held two factors.
     """
     for layer in module.modules():
-        if parametrize.is_parametrized(layer, "weight"):
-            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+        if isinstance(layer, Conv1d | ConvTranspose1d) and parametrize.is_parametrized(layer.conv):
+            layer.conv = _plain(layer.conv)
     return module
+
+
+def _plain(conv: nn.Conv1d | nn.ConvTranspose1d) -> nn.Conv1d | nn.ConvTranspose1d:
+    """A new convolution with the weight that the norm gives: torch's `remove_parametrizations` also breaks all copies
+    of a module, which share its class.
+    """
+    kind = nn.ConvTranspose1d if isinstance(conv, nn.ConvTranspose1d) else nn.Conv1d
+    with torch.device("meta"):
+        plain = kind(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size[0],
+            conv.stride[0],
+            dilation=conv.dilation[0],
+        )
+    plain.weight, plain.bias = nn.Parameter(conv.weight.detach().clone(), requires_grad=False), conv.bias
+    return plain.train(conv.training)

@@ -15,6 +15,7 @@ from lightning_audio.checkpoints.audiocraft.folder import write_audiocraft
 from lightning_audio.checkpoints.native import write_native
 from lightning_audio.checkpoints.stored import StoredModel, take_apart
 from lightning_audio.checkpoints.verify import verify
+from lightning_audio.layers.conv import fold_weight_norm
 
 MakeModel = Callable[..., StoredModel]
 
@@ -162,11 +163,18 @@ def test_what_a_form_cannot_hold_is_said(
         lightning_audio.export(torch.nn.Linear(1, 1), tmp_path / "out")
 
 
-def test_a_codec_that_was_folded_for_inference_is_not_half_written(
-    tiny_codec: MakeModel, tmp_path: Path
-) -> None:
+def test_a_codec_whose_weights_were_folded_is_not_half_written(tiny_codec: MakeModel, tmp_path: Path) -> None:
     model: Any = tiny_codec().assemble()
-    model.prepare_for_inference()
+    fold_weight_norm(model)
     with pytest.raises(ValueError, match="folded for inference"):
         lightning_audio.export(model, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_prepared_codec_is_written_as_it_was(tiny_codec: MakeModel, tmp_path: Path) -> None:
+    model: Any = tiny_codec().assemble()
+    lightning_audio.export(model.prepare_for_inference(), tmp_path / "out")
+    again = lightning_audio.load(tmp_path / "out", device="cpu")
+    assert again.encoder.fast is not None
+    wav = 0.1 * torch.randn(1, 1, 3000, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(again.encode(wav).codes, model.encode(wav).codes)

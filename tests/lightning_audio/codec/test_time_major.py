@@ -13,7 +13,7 @@ from lightning_audio.codec.encodec import EnCodec
 from lightning_audio.codec.quantizer import ResidualVectorQuantizer
 from lightning_audio.codec.seanet import SEANetDecoder, SEANetEncoder
 from lightning_audio.codec.time_major import TimeMajor, pad_time
-from lightning_audio.layers.conv import fold_weight_norm, pad
+from lightning_audio.layers.conv import pad
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -34,7 +34,6 @@ def pair(**options: Any) -> tuple[SEANetEncoder, SEANetDecoder]:
 
 @torch.no_grad()
 def close(part: SEANetEncoder | SEANetDecoder, x: torch.Tensor) -> None:
-    fold_weight_norm(part)
     before = x.clone()
     torch.testing.assert_close(TimeMajor(part)(x), part.layers(x), rtol=1e-4, atol=1e-5)
     assert torch.equal(x, before), "the input belongs to the caller"
@@ -84,10 +83,31 @@ def codec(**options: Any) -> EnCodec:
 
 def test_a_prepared_codec_uses_it_where_it_fits() -> None:
     prepared = codec().prepare_for_inference()
-    assert prepared.encoder.fast is not None
-    assert prepared.decoder.fast is not None
-    assert codec(time_group_norm=True).prepare_for_inference().encoder.fast is None
-    assert codec().double().prepare_for_inference().encoder.fast is None
+    assert isinstance(prepared.encoder.fast, TimeMajor)
+    assert isinstance(prepared.decoder.fast, TimeMajor)
+    assert not isinstance(codec(time_group_norm=True).prepare_for_inference().encoder.fast, TimeMajor)
+    assert not isinstance(codec().double().prepare_for_inference().encoder.fast, TimeMajor)
+
+
+@pytest.mark.parametrize("options", [{}, {"time_group_norm": True}], ids=["time major", "folded"])
+def test_what_changes_the_weights_ends_the_preparation(options: dict[str, Any]) -> None:
+    wav = torch.randn(1, 1, 64, generator=torch.manual_seed(3))
+    state = {name: 1.5 * value for name, value in codec(**options).state_dict().items()}
+    changes: dict[str, Any] = {
+        "training": lambda model: model.train().eval(),
+        "another precision": lambda model: model.double().float(),
+        "other weights": lambda model: model.load_state_dict(state),
+    }
+    for name, change in changes.items():
+        prepared = codec(**options).prepare_for_inference()
+        change(prepared)
+        assert prepared.encoder.fast is None, name
+        assert prepared.quantizer.codebooks.half_squared_norm is None or name == "another precision"
+    plain = codec(**options)
+    plain.load_state_dict(state)
+    prepared = codec(**options).prepare_for_inference()
+    prepared.load_state_dict(state)
+    assert torch.equal(prepared.encode(wav).codes, plain.encode(wav).codes)
 
 
 def test_gradients_to_the_input_take_the_layers() -> None:
