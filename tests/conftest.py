@@ -8,12 +8,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+COPIES = Path(__file__).parent / "reference"
 
 torch.set_num_threads(1)
 
@@ -26,9 +28,20 @@ def _folder_or_skip(name: str) -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared_reference() -> Path:
-    """The folder of numbers made with the original implementation."""
-    return _folder_or_skip("reference")
+def reference_path() -> Callable[..., Path]:
+    """The path of a file or folder of numbers made with the original implementation, by its parts.
+
+    It is looked for beside the project, where all of them are, and among the small ones that are kept with the tests.
+    """
+
+    def path(*parts: str) -> Path:
+        places = [folder.joinpath(*parts) for folder in (SHARED / "reference", COPIES)]
+        found = next((place for place in places if place.exists()), None)
+        if found is None:
+            pytest.skip(f"needs shared/reference/{'/'.join(parts)} beside the project, which is absent")
+        return found
+
+    return path
 
 
 @pytest.fixture(scope="session")

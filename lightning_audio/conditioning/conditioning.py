@@ -33,6 +33,8 @@ class Conditioning(nn.Module):
         length of the codes, and added).
     mask_padding: padding and absent conditions are not attended to. False is AudioCraft's way, and what its
         checkpoints need: they are zero vectors that are attended to, so a result depends on the padding.
+    sum_into_prefix: what is summed is also added to the prefix as it then stands: to what is prepended of the
+        conditions processed before. AudioCraft's way.
 
     Conditions are processed text first, then waveforms, then joint embeddings; cross-attention sees them in
     that order, and each prepended one goes in front of those before: [melody][text][codes].
@@ -45,6 +47,7 @@ class Conditioning(nn.Module):
         dim: int,
         fuse: Mapping[str, Sequence[str]],
         mask_padding: bool = True,
+        sum_into_prefix: bool = False,
     ) -> None:
         super().__init__()
         self.way_of = _way_of(conditioners, fuse)
@@ -54,7 +57,7 @@ class Conditioning(nn.Module):
         self.conditioners = nn.ModuleDict({name: conditioners[name] for name in ordered})
         self.output_proj = nn.ModuleDict({name: nn.Linear(conditioners[name].dim, dim) for name in ordered})
         self.dim = dim
-        self.mask_padding = mask_padding
+        self.mask_padding, self.sum_into_prefix = mask_padding, sum_into_prefix
 
     def prepare(
         self, attributes: Sequence[Attributes], *, rng: random.Random | None = None
@@ -82,7 +85,11 @@ class Conditioning(nn.Module):
         """Conditions sorted by the way they enter.  length: steps S, for "input_interpolate" only."""
         by_way: dict[str, list[Condition]] = {way: [] for way in WAYS}
         for name, condition in conditions.items():
-            by_way[self.way_of[name]].append(condition)
+            way = self.way_of[name]
+            by_way[way].append(condition)
+            if way == "sum" and self.sum_into_prefix:
+                before = by_way["prepend"]
+                by_way["prepend"] = [Condition(c.embedding + condition.embedding, c.mask) for c in before]
         cross, cross_mask = _join(by_way["cross"])
         prepend, prepend_mask = _join(by_way["prepend"][::-1])
         if cross_mask is not None:

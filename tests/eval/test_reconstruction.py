@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,8 +29,8 @@ def test_si_sdr_of_a_known_mixture() -> None:
         assert float(si_sdr(-3.0 * mixture + 0.2, target)) == pytest.approx(decibels, abs=1e-4)
 
 
-def test_si_sdr_equals_the_original_implementation(shared_reference: Path) -> None:
-    vectors = torch.load(shared_reference / "losses.pt", weights_only=True)
+def test_si_sdr_equals_the_original_implementation(reference_path: Callable[..., Path]) -> None:
+    vectors = torch.load(reference_path("losses.pt"), weights_only=True)
     y_pred, y = vectors["inputs"]["y_pred"], vectors["inputs"]["y"]
     # Theirs is a loss (negative) with an epsilon added to the energies: a thousandth of a dB here.
     expected = -float(vectors["outputs"]["sisnr"]["value"])

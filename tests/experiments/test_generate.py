@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,10 @@ from lightning_audio.audio import integrated_loudness, read, write
 
 
 @pytest.fixture(scope="module")
-def musicgen(shared_reference: Path) -> list[str]:
+def musicgen(reference_path: Callable[..., Path]) -> list[str]:
     """The settings that open the tiny MusicGen."""
-    pkg = shared_reference / "pkg" / "musicgen_tiny"
-    return [f"model={pkg}", f"text_encoder={shared_reference / 't5'}", "device=cpu"]
+    pkg = reference_path("pkg", "musicgen_tiny")
+    return [f"model={pkg}", f"text_encoder={reference_path('t5')}", "device=cpu"]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,10 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_files_and_what_made_them(
-    tmp_path: Path, musicgen: list[str], shared_reference: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    musicgen: list[str],
+    reference_path: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     arguments = [*musicgen, f"out={tmp_path}", "seed=5", "batch_size=1", "duration=[0.4,0.2]", "format=flac"]
     assert main(["generate", *arguments, "sampling.top_k=10", "warm piano", "rain!"]) == 0
@@ -40,7 +44,7 @@ def test_files_and_what_made_them(
         (names[1], "rain!", 6),
     ]
     model = lightning_audio.load(
-        shared_reference / "pkg" / "musicgen_tiny", text_encoder=shared_reference / "t5", device="cpu"
+        reference_path("pkg", "musicgen_tiny"), text_encoder=reference_path("t5"), device="cpu"
     )
     for name, text, seed, duration in zip(names, ["warm piano", "rain!"], [5, 6], [0.4, 0.2], strict=True):
         wav, sample_rate = read(tmp_path / name)
@@ -64,8 +68,10 @@ def test_a_stream_grows_into_the_same_file(tmp_path: Path, musicgen: list[str], 
     torch.testing.assert_close(streamed, whole, rtol=0, atol=2e-4)
 
 
-def test_another_decoder_and_levels(tmp_path: Path, musicgen: list[str], shared_reference: Path) -> None:
-    bands = shared_reference / "pkg" / "mbd_tiny" / "mbd_musicgen_32khz.th"
+def test_another_decoder_and_levels(
+    tmp_path: Path, musicgen: list[str], reference_path: Callable[..., Path]
+) -> None:
+    bands = reference_path("pkg", "mbd_tiny", "mbd_musicgen_32khz.th")
     common = [*musicgen, "duration=1.0", "num_samples=1"]
     for name, more in {
         "plain": ["level=peak"],
@@ -118,9 +124,9 @@ def test_a_melody_that_the_model_does_not_know(
 
 
 def test_a_codec_cannot_generate_and_a_magnet_cannot_stream(
-    shared_reference: Path, capsys: pytest.CaptureFixture[str]
+    reference_path: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pkg, t5 = shared_reference / "pkg", f"text_encoder={shared_reference / 't5'}"
+    pkg, t5 = reference_path("pkg"), f"text_encoder={reference_path('t5')}"
     codec = pkg / "musicgen_tiny" / "compression_state_dict.bin"
     assert main(["generate", f"model={codec}", "device=cpu", "a"]) == 2
     assert "is a EnCodec, which cannot generate" in capsys.readouterr().err

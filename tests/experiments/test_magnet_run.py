@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ def codec_folder(tmp_path: Path) -> Path:
 
 
 def test_an_experiment_trains_loads_and_generates(
-    codec_folder: Path, shared_reference: Path, tmp_path: Path
+    codec_folder: Path, reference_path: Callable[..., Path], tmp_path: Path
 ) -> None:
     codec = lightning_audio.load(codec_folder)
     generator = torch.Generator().manual_seed(0)
@@ -58,7 +59,7 @@ def test_an_experiment_trains_loads_and_generates(
         "lm.num_heads": 2,
         "lm.num_layers": 1,
         "lm.conditioning.conditioners.description.name": "t5-small",
-        "+lm.conditioning.conditioners.description.path": shared_reference / "t5",
+        "+lm.conditioning.conditioners.description.path": reference_path("t5"),
         "trainer.max_steps": 2,
         "task.schedule.warmup_steps": 1,
         "trainer.val_check_interval": 2,

@@ -42,17 +42,17 @@ def read_tiny_codec(state: Mapping[str, Tensor]) -> EnCodec:
 
 
 @pytest.fixture(scope="session")
-def text_case(shared_reference: Path) -> dict[str, Any]:
-    return torch.load(shared_reference / "lm" / "text.pt", weights_only=True)
+def text_case(reference_path: Callable[..., Path]) -> dict[str, Any]:
+    return torch.load(reference_path("lm", "text.pt"), weights_only=True)
 
 
 @pytest.fixture(scope="session")
-def read_text_lm(shared_reference: Path, text_case: dict[str, Any]) -> Callable[..., TokenLM]:
+def read_text_lm(reference_path: Callable[..., Path], text_case: dict[str, Any]) -> Callable[..., TokenLM]:
     """The tiny text model, with the config and weights of a case where these are its own."""
 
     def read(case: dict[str, Any] | None = None) -> TokenLM:
         case = case or text_case
-        conditioning = read_conditioning(case["config"], text_encoder=shared_reference / "t5")
+        conditioning = read_conditioning(case["config"], text_encoder=reference_path("t5"))
         lm: TokenLM = build(lm_node(case["config"], conditioning))
         load_strict(lm, convert_state(case["state_dict"] or text_case["state_dict"]))
         return lm.eval()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,8 @@ def tone(seconds: float = 1.0, rate: int = 32000, channels: int = 2, frequency: 
 
 
 @pytest.fixture(scope="module")
-def vectors(shared_reference: Path) -> tuple[Tensor, dict[str, Tensor]]:
-    stored = torch.load(shared_reference / "audio_utils.pt", weights_only=True)
+def vectors(reference_path: Callable[..., Path]) -> tuple[Tensor, dict[str, Tensor]]:
+    stored = torch.load(reference_path("audio_utils.pt"), weights_only=True)
     return stored["inputs"]["x"], stored["outputs"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ from lightning_audio.optim import (
 
 
 @pytest.fixture(scope="module")
-def reference(shared_reference: Path) -> dict[str, Any]:
-    return torch.load(shared_reference / "optim.pt", weights_only=True)
+def reference(reference_path: Callable[..., Path]) -> dict[str, Any]:
+    return torch.load(reference_path("optim.pt"), weights_only=True)
 
 
 SCHEDULES = {

@@ -84,6 +84,7 @@ def read_conditioning(
         dim=config["transformer_lm"]["dim"],
         fuse={way: [names.get(name, name) for name in fuser[way]] for way in WAYS if fuser.get(way)},
         mask_padding=False,  # padding is attended to there; a model must be used as it was trained
+        sum_into_prefix=bool(fuser.get("sum") and fuser.get("prepend")),
     )
 
 
@@ -96,6 +97,11 @@ def write_conditioning(node: Mapping[str, Any]) -> Config:
         raise ValueError(
             f"this model was trained to ignore the padding of {ways['prepend']}, which are in front of the codes; "
             "AudioCraft has no such mask, and there it would be another model (train with mask_padding=false)"
+        )
+    if ways["sum"] and ways["prepend"] and not arguments["sum_into_prefix"]:
+        raise ValueError(
+            f"in AudioCraft {ways['sum']}, which is summed, would reach {ways['prepend']}, which is prepended, too "
+            "(train with sum_into_prefix=true)"
         )
     waves = [name for name in arguments["conditioners"] if name in ("melody", "style")]
     if len(waves) > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ from lightning_audio.checkpoints.stored import StoredModel, node_of
 from lightning_audio.diffusion.processor import BandProcessor
 
 
-def test_a_language_models_codec_is_loaded_alone(shared_reference: Path) -> None:
-    folder = shared_reference / "pkg" / "musicgen_tiny"
+def test_a_language_models_codec_is_loaded_alone(reference_path: Callable[..., Path]) -> None:
+    folder = reference_path("pkg", "musicgen_tiny")
     codec, wanted = load_codec(folder), read_codec(folder / "compression_state_dict.bin").assemble()
     assert codec.state_dict().keys() == wanted.state_dict().keys()
     assert all(torch.equal(value, wanted.state_dict()[name]) for name, value in codec.state_dict().items())

@@ -45,10 +45,14 @@ def test_native_to_audiocraft_and_back_is_bit_equal(
 @pytest.mark.parametrize("name", ["musicgen_tiny", "magnet_tiny", "mbd_tiny"])
 @pytest.mark.parametrize("form", ["native", "audiocraft"])
 def test_the_reference_packages_survive(
-    name: str, form: str, shared_reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str,
+    form: str,
+    reference_path: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    source = shared_reference / "pkg" / name
-    model = lightning_audio.load(source, device="cpu", text_encoder=shared_reference / "t5")
+    source = reference_path("pkg", name)
+    model = lightning_audio.load(source, device="cpu", text_encoder=reference_path("t5"))
     out = lightning_audio.export(model, tmp_path / "out", form)
     assert "codes equal" in capsys.readouterr().out
     assert_same(take_apart(model), take_apart(lightning_audio.load(out, device="cpu")))
@@ -56,10 +60,10 @@ def test_the_reference_packages_survive(
 
 @pytest.mark.parametrize("name", ["musicgen_tiny", "magnet_tiny", "mbd_tiny"])
 def test_what_audiocraft_reads_is_tensor_for_tensor_what_it_wrote(
-    name: str, shared_reference: Path, tmp_path: Path
+    name: str, reference_path: Callable[..., Path], tmp_path: Path
 ) -> None:
-    source = shared_reference / "pkg" / name
-    model = lightning_audio.load(source, device="cpu", text_encoder=shared_reference / "t5")
+    source = reference_path("pkg", name)
+    model = lightning_audio.load(source, device="cpu", text_encoder=reference_path("t5"))
     write_audiocraft(take_apart(model), tmp_path)
     for file in sorted(tmp_path.glob("*.bin")):
         theirs, ours = (torch.load(folder / file.name, weights_only=True) for folder in (source, tmp_path))

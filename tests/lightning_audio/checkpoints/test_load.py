@@ -37,10 +37,10 @@ MakeModel = Callable[..., StoredModel]
 
 
 @pytest.fixture(scope="module")
-def load_package(shared_reference: Path) -> Callable[[str], Any]:
+def load_package(reference_path: Callable[..., Path]) -> Callable[[str], Any]:
     def load(name: str) -> Any:
-        folder = shared_reference / "pkg" / name
-        return lightning_audio.load(folder, device="cpu", text_encoder=shared_reference / "t5")
+        folder = reference_path("pkg", name)
+        return lightning_audio.load(folder, device="cpu", text_encoder=reference_path("t5"))
 
     return load
 
@@ -55,8 +55,8 @@ def magnet(load_package: Callable[[str], Any]) -> Any:
     return load_package("magnet_tiny")
 
 
-def expected_of(shared_reference: Path, name: str) -> dict[str, Any]:
-    return torch.load(shared_reference / "pkg" / name / "expected.pt", weights_only=True)
+def expected_of(reference_path: Callable[..., Path], name: str) -> dict[str, Any]:
+    return torch.load(reference_path("pkg", name, "expected.pt"), weights_only=True)
 
 
 def assert_equals_case(model: Any, tokens: torch.Tensor, case: dict[str, Any]) -> None:
@@ -70,9 +70,9 @@ def assert_equals_case(model: Any, tokens: torch.Tensor, case: dict[str, Any]) -
 
 @pytest.mark.parametrize("name", MUSICGEN)
 def test_musicgen_gives_the_tokens_and_audio_of_the_original(
-    name: str, musicgen: Any, shared_reference: Path
+    name: str, musicgen: Any, reference_path: Callable[..., Path]
 ) -> None:
-    expected = expected_of(shared_reference, "musicgen_tiny")["outputs"]
+    expected = expected_of(reference_path, "musicgen_tiny")["outputs"]
     case = expected["cases"][name]
     params, args = dict(case["params"]), case["args"]
     options: dict[str, Any] = {"texts": expected["texts"]}
@@ -91,19 +91,21 @@ def test_musicgen_gives_the_tokens_and_audio_of_the_original(
 
 @pytest.mark.parametrize("name", MAGNET)
 def test_magnet_gives_the_tokens_and_audio_of_the_original(
-    name: str, magnet: Any, shared_reference: Path
+    name: str, magnet: Any, reference_path: Callable[..., Path]
 ) -> None:
     assert isinstance(magnet, MaskedTextToAudio)
-    expected = expected_of(shared_reference, "magnet_tiny")["outputs"]
+    expected = expected_of(reference_path, "magnet_tiny")["outputs"]
     case = expected["cases"][name]
     generator = torch.Generator().manual_seed(0) if name.endswith("seed0") else None
     tokens = magnet.generate_tokens(expected["texts"], generator=generator, **case["params"])
     assert_equals_case(magnet, tokens, case)
 
 
-def test_a_model_is_as_the_original_says(musicgen: Any, magnet: Any, shared_reference: Path) -> None:
+def test_a_model_is_as_the_original_says(
+    musicgen: Any, magnet: Any, reference_path: Callable[..., Path]
+) -> None:
     for model, name in ((musicgen, "musicgen_tiny"), (magnet, "magnet_tiny")):
-        expected = expected_of(shared_reference, name)["outputs"]
+        expected = expected_of(reference_path, name)["outputs"]
         for what in ("sample_rate", "frame_rate", "channels", "max_duration"):
             assert getattr(model, what) == expected[what]
     assert musicgen.defaults.cfg_coef == 3.0
@@ -114,10 +116,12 @@ def test_a_model_is_as_the_original_says(musicgen: Any, magnet: Any, shared_refe
 
 
 @pytest.mark.parametrize("source", ["", "mbd_musicgen_32khz.th", "mbd_plain.pt"])
-def test_multi_band_diffusion_gives_the_audio_of_the_original(source: str, shared_reference: Path) -> None:
-    mbd = lightning_audio.load(shared_reference / "pkg" / "mbd_tiny" / source, device="cpu")
+def test_multi_band_diffusion_gives_the_audio_of_the_original(
+    source: str, reference_path: Callable[..., Path]
+) -> None:
+    mbd = lightning_audio.load(reference_path("pkg", "mbd_tiny", source), device="cpu")
     assert isinstance(mbd, MultiBandDiffusion)
-    expected = expected_of(shared_reference, "mbd_tiny")
+    expected = expected_of(reference_path, "mbd_tiny")
     tokens, generator = (
         expected["inputs"]["tokens"],
         torch.Generator().manual_seed(expected["inputs"]["seed"]),
@@ -127,10 +131,12 @@ def test_multi_band_diffusion_gives_the_audio_of_the_original(source: str, share
     torch.testing.assert_close(mbd.codec.decode(tokens), expected["outputs"]["encodec"], rtol=1e-5, atol=1e-5)
 
 
-def test_bands_that_lie_elsewhere_decode_for_the_model(musicgen: Any, shared_reference: Path) -> None:
+def test_bands_that_lie_elsewhere_decode_for_the_model(
+    musicgen: Any, reference_path: Callable[..., Path]
+) -> None:
     """Through the model's own codec, found by path, or by "mbd" beside it."""
-    expected = expected_of(shared_reference, "mbd_tiny")
-    bands = shared_reference / "pkg" / "mbd_tiny" / "mbd_plain.pt"
+    expected = expected_of(reference_path, "mbd_tiny")
+    bands = reference_path("pkg", "mbd_tiny", "mbd_plain.pt")
     decoder = musicgen.decoder_of(str(bands))
     assert decoder.codec is not musicgen.codec
     tokens, generator = (
@@ -141,7 +147,7 @@ def test_bands_that_lie_elsewhere_decode_for_the_model(musicgen: Any, shared_ref
     with pytest.raises(FileNotFoundError, match=r"mbd_musicgen_32khz\.th"):
         musicgen.decoder_of("mbd")
     with pytest.raises(ValueError, match="writes codes"):
-        musicgen.decoder_of(str(shared_reference / "pkg" / "musicgen_tiny"))
+        musicgen.decoder_of(str(reference_path("pkg", "musicgen_tiny")))
 
 
 def test_each_form_gives_the_same_model(tiny_codec: MakeModel, tiny_model: MakeModel, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,8 @@ def losses(decoded: Tensor, target: Tensor) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_equals_the_reference(shared_reference: Path, name: str) -> None:
-    steps = torch.load(shared_reference / "balancer.pt", weights_only=True)["outputs"][name]["steps"]
+def test_equals_the_reference(reference_path: Callable[..., Path], name: str) -> None:
+    steps = torch.load(reference_path("balancer.pt"), weights_only=True)["outputs"][name]["steps"]
     balancer = Balancer(weights=WEIGHTS, **OPTIONS[name])
     for step in steps:
         decoded = step["input"].clone().requires_grad_()

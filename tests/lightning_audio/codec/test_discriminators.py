@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -50,8 +51,10 @@ CASES: list[tuple[str, nn.Module]] = [
 
 
 @pytest.mark.parametrize(("name", "discriminator"), CASES, ids=[name for name, _ in CASES])
-def test_equals_the_reference(shared_reference: Path, name: str, discriminator: nn.Module) -> None:
-    case = torch.load(shared_reference / "discriminator" / f"{name}.pt", weights_only=True)
+def test_equals_the_reference(
+    reference_path: Callable[..., Path], name: str, discriminator: nn.Module
+) -> None:
+    case = torch.load(reference_path("discriminator", f"{name}.pt"), weights_only=True)
     discriminator.load_state_dict(our_names(case["state_dict"]))
     verdicts = discriminator.eval()(case["inputs"]["x"])
     wanted = case["outputs"]

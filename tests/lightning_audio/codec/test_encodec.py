@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,8 @@ def tiny(**options: Any) -> EnCodec:
 
 
 @pytest.mark.parametrize("prepared", [False, True])
-def test_equals_the_reference(shared_reference: Path, prepared: bool) -> None:
-    case = torch.load(shared_reference / "encodec" / "tiny_32k.pt", weights_only=True)
+def test_equals_the_reference(reference_path: Callable[..., Path], prepared: bool) -> None:
+    case = torch.load(reference_path("encodec", "tiny_32k.pt"), weights_only=True)
     shape: dict[str, Any] = {"dim": 16, "num_filters": 2, "ratios": (8, 5, 4, 4)}
     codec = EnCodec(
         encoder=SEANetEncoder(**shape),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,8 @@ def part_of(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
-def test_two_steps_equal_the_reference(shared_reference: Path) -> None:
-    case = torch.load(shared_reference / "encodec_train.pt", weights_only=True)
+def test_two_steps_equal_the_reference(reference_path: Callable[..., Path]) -> None:
+    case = torch.load(reference_path("encodec_train.pt"), weights_only=True)
     config = case["config"]
     shape: dict[str, Any] = {"dim": 16, "num_filters": 2, "ratios": (8, 5, 4, 2), "causal": True}
     codec = EnCodec(

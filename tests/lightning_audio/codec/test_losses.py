@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -35,8 +36,8 @@ LOSSES: dict[str, nn.Module] = {
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_values_and_gradients_equal_the_reference(shared_reference: Path, name: str) -> None:
-    case = torch.load(shared_reference / "losses.pt", weights_only=True)
+def test_values_and_gradients_equal_the_reference(reference_path: Callable[..., Path], name: str) -> None:
+    case = torch.load(reference_path("losses.pt"), weights_only=True)
     decoded = case["inputs"]["y_pred"].clone().requires_grad_()
     value = LOSSES[name](decoded, case["inputs"]["y"])
     wanted = case["outputs"][name]
@@ -46,8 +47,8 @@ def test_values_and_gradients_equal_the_reference(shared_reference: Path, name: 
         assert (gradient[..., ::16] - wanted["grad"]).abs().max() <= 1e-4 * wanted["grad"].abs().max()
 
 
-def test_adversarial_losses_equal_the_reference(shared_reference: Path) -> None:
-    case = torch.load(shared_reference / "adversarial_losses.pt", weights_only=True)
+def test_adversarial_losses_equal_the_reference(reference_path: Callable[..., Path]) -> None:
+    case = torch.load(reference_path("adversarial_losses.pt"), weights_only=True)
     real, fake = case["inputs"]["real"], case["inputs"]["fake"]
     losses = {"mse": LeastSquaresLoss(), "hinge": HingeLoss(), "hinge2": HingeLoss(clamped=True)}
     for name, loss in losses.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,8 @@ def read_case(file: Path) -> tuple[dict[str, Any], ResidualVectorQuantizer]:
 
 
 @pytest.mark.parametrize("name", ["ema_only", "kmeans_expiry", "q_dropout_orth"])
-def test_training_steps_equal_audiocrafts(shared_reference: Path, name: str) -> None:
-    case, quantizer = read_case(shared_reference / "rvq_train" / f"{name}.pt")
+def test_training_steps_equal_audiocrafts(reference_path: Callable[..., Path], name: str) -> None:
+    case, quantizer = read_case(reference_path("rvq_train", f"{name}.pt"))
     torch.manual_seed(case["inputs"].get("seed", 0))
     steps = case["outputs"].get("results", case["outputs"])
     for index, latent in enumerate(case["inputs"]["xs"]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,8 @@ def assert_relatively_close(found: Tensor, wanted: Tensor, tolerance: float = 1e
 
 @pytest.mark.parametrize("folded", [False, True])
 @pytest.mark.parametrize("name", CASES)
-def test_equals_the_reference(shared_reference: Path, name: str, folded: bool) -> None:
-    case, encoder, decoder = read_case(shared_reference / "seanet" / f"{name}.pt")
+def test_equals_the_reference(reference_path: Callable[..., Path], name: str, folded: bool) -> None:
+    case, encoder, decoder = read_case(reference_path("seanet", f"{name}.pt"))
     if folded:
         fold_weight_norm(encoder)
         fold_weight_norm(decoder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from lightning_audio.conditioning.chroma import ChromaConditioner, Chromagram, c
 
 
 @pytest.fixture(scope="module")
-def vector(shared_reference: Path) -> dict[str, Any]:
-    return torch.load(shared_reference / "chroma_musicgen.pt", weights_only=True)
+def vector(reference_path: Callable[..., Path]) -> dict[str, Any]:
+    return torch.load(reference_path("chroma_musicgen.pt"), weights_only=True)
 
 
 def test_filters_and_chroma_equal_reference(vector: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,13 @@ RATE = 48_000
 
 
 @pytest.fixture(scope="module")
-def clap_folder(tmp_path_factory: pytest.TempPathFactory, shared_reference: Path) -> Path:
+def clap_folder(tmp_path_factory: pytest.TempPathFactory, reference_path: Callable[..., Path]) -> Path:
     """A CLAP of 16 dimensions, whose tokeniser is that of the vectors' T5."""
     from transformers import AutoTokenizer, ClapConfig, ClapFeatureExtractor, ClapModel, ClapProcessor
 
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("clap")
-    tokenizer = AutoTokenizer.from_pretrained(shared_reference / "t5" / "t5-small")
+    tokenizer = AutoTokenizer.from_pretrained(reference_path("t5", "t5-small"))
     text = {
         "vocab_size": len(tokenizer),
         "hidden_size": 16,

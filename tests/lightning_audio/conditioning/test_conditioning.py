@@ -94,6 +94,19 @@ def test_sum_and_interpolation() -> None:
         conditioning(items)
 
 
+def test_what_is_summed_reaches_the_prefix_before_it_where_audiocraft_lets_it() -> None:
+    items = [{"a": "one two", "genre": "rock", "melody": WAV}]
+    # Processed: a, genre, melody. What is summed comes after the first and before the last of those prepended.
+    fuse = {"prepend": ["a", "melody"], "sum": ["genre"]}
+    plain, theirs = (make(fuse, sum_into_prefix=into).eval()(items) for into in (False, True))
+    assert plain.prepend is not None
+    assert theirs.prepend is not None
+    assert plain.sum is not None
+    genre, melody = plain.sum[:, :1], 4  # one vector per second
+    assert torch.equal(theirs.prepend[:, :melody], plain.prepend[:, :melody])
+    torch.testing.assert_close(theirs.prepend[:, melody:], plain.prepend[:, melody:] + genre)
+
+
 def test_projection_learns_and_no_condition_is_no_tensor() -> None:
     conditioning = make({"cross": ["description"]})
     conditioning([{"description": "a b"}]).cross.square().sum().backward()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from lightning_audio.conditioning.dropout import drop_all, drop_conditions
 
 
 @pytest.fixture(scope="module")
-def decisions(shared_reference: Path) -> dict[str, Any]:
-    return torch.load(shared_reference / "dropout_modules.pt", weights_only=True)["outputs"]
+def decisions(reference_path: Callable[..., Path]) -> dict[str, Any]:
+    return torch.load(reference_path("dropout_modules.pt"), weights_only=True)["outputs"]
 
 
 def generator() -> torch.Generator:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,8 @@ from lightning_audio.conditioning.conditioning import Conditioning
 from lightning_audio.conditioning.labels import HashedLabelConditioner, LabelConditioner, NumberConditioner
 
 
-def test_hashed_labels_equal_reference(shared_reference: Path) -> None:
-    vector = torch.load(shared_reference / "lm" / "lut_cross.pt", weights_only=True)
+def test_hashed_labels_equal_reference(reference_path: Callable[..., Path]) -> None:
+    vector = torch.load(reference_path("lm", "lut_cross.pt"), weights_only=True)
     (genre_bins, genre_dim), (word_bins, word_dim) = vector["config"]["lut"].values()
     conditioning = Conditioning(
         conditioners={

@@ -28,21 +28,21 @@ from lightning_audio.lm.token_lm import TokenLM
 
 
 @pytest.fixture(scope="module")
-def case(shared_reference: Path) -> dict[str, Any]:
-    return torch.load(shared_reference / "lm" / "style.pt", weights_only=True)
+def case(reference_path: Callable[..., Path]) -> dict[str, Any]:
+    return torch.load(reference_path("lm", "style.pt"), weights_only=True)
 
 
 @pytest.fixture(scope="module")
 def style_lm(
-    case: dict[str, Any], shared_reference: Path, read_codec: Callable[..., EnCodec]
+    case: dict[str, Any], reference_path: Callable[..., Path], read_codec: Callable[..., EnCodec]
 ) -> Callable[..., tuple[TokenLM, StyleConditioner]]:
     """The model of the vectors, which heard the middle of each waveform unless it says otherwise."""
-    package = shared_reference / "pkg" / "musicgen_tiny" / "compression_state_dict.bin"
+    package = reference_path("pkg", "musicgen_tiny", "compression_state_dict.bin")
     codec = read_codec(torch.load(package, weights_only=True)["best_state"])
 
     def read(*, middle: bool = True, dropout: float = 0.0) -> tuple[TokenLM, StyleConditioner]:
         conditioning = read_conditioning(
-            case["config"], text_encoder=shared_reference / "t5", state=case["state_dict"]
+            case["config"], text_encoder=reference_path("t5"), state=case["state_dict"]
         )
         conditioning["conditioners"]["style"] |= {"middle": middle, "dropout": dropout}
         lm = build(lm_node(case["config"], conditioning))

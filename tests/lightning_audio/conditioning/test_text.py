@@ -7,6 +7,7 @@ import json
 import pickle
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,13 @@ from lightning_audio.conditioning.text import SubwordTextConditioner, T5Conditio
 
 
 @pytest.fixture
-def t5(shared_reference: Path) -> T5Conditioner:
-    return T5Conditioner(name="t5-small", path=str(shared_reference / "t5" / "t5-small"))
+def t5(reference_path: Callable[..., Path]) -> T5Conditioner:
+    return T5Conditioner(name="t5-small", path=str(reference_path("t5", "t5-small")))
 
 
 @pytest.fixture(scope="module")
-def stub(shared_reference: Path) -> dict[str, Any]:
-    return torch.load(shared_reference / "t5_stub.pt", weights_only=True)
+def stub(reference_path: Callable[..., Path]) -> dict[str, Any]:
+    return torch.load(reference_path("t5_stub.pt"), weights_only=True)
 
 
 def test_t5_equals_reference(t5: T5Conditioner, stub: dict[str, Any]) -> None:
@@ -42,8 +43,8 @@ def test_t5_equals_reference(t5: T5Conditioner, stub: dict[str, Any]) -> None:
     assert condition.embedding[-1].abs().sum() == 0
 
 
-def test_t5_in_a_model_equals_reference(t5: T5Conditioner, shared_reference: Path) -> None:
-    vector = torch.load(shared_reference / "lm" / "text.pt", weights_only=True)
+def test_t5_in_a_model_equals_reference(t5: T5Conditioner, reference_path: Callable[..., Path]) -> None:
+    vector = torch.load(reference_path("lm", "text.pt"), weights_only=True)
     conditioning = Conditioning(
         conditioners={"description": t5}, dim=64, fuse={"cross": ["description"]}, mask_padding=False
     )
@@ -120,9 +121,9 @@ def test_t5_builds_without_its_weights_and_says_what_is_missing(tmp_path: Path) 
 
 
 def test_t5_of_another_width_or_without_its_vocabulary_is_refused(
-    shared_reference: Path, tmp_path: Path
+    reference_path: Callable[..., Path], tmp_path: Path
 ) -> None:
-    source = shared_reference / "t5"
+    source = reference_path("t5")
     with pytest.raises(ValueError, match=r"512 wide.*768"):
         _ = T5Conditioner(name="t5-base", path=str(source / "t5-small")).encoder
     assert T5Conditioner(name="t5-small", path=str(source)).encoder is not None  # the folder that holds it

@@ -25,8 +25,8 @@ ReadNetwork = Callable[..., UNet]
 
 
 @pytest.fixture(scope="session")
-def mbd_reference(shared_reference: Path) -> Callable[[str], dict[str, Any]]:
-    return lambda name: torch.load(shared_reference / "mbd" / f"{name}.pt", weights_only=True)
+def mbd_reference(reference_path: Callable[..., Path]) -> Callable[[str], dict[str, Any]]:
+    return lambda name: torch.load(reference_path("mbd", f"{name}.pt"), weights_only=True)
 
 
 @pytest.fixture(scope="session")

@@ -23,8 +23,8 @@ def some_codes(batch: int = 2, frames: int = 6, seed: int = 0) -> Tensor:
     return torch.randint(0, 32, (batch, 4, frames), generator=torch.Generator().manual_seed(seed))
 
 
-def test_a_generator_gives_the_originals_audio(shared_reference: Path) -> None:
-    folder = shared_reference / "pkg" / "mbd_tiny"
+def test_a_generator_gives_the_originals_audio(reference_path: Callable[..., Path]) -> None:
+    folder = reference_path("pkg", "mbd_tiny")
     case = torch.load(folder / "expected.pt", weights_only=True)
     tokens, seed = case["inputs"]["tokens"], case["inputs"]["seed"]
     model = read_mbd(folder).assemble()

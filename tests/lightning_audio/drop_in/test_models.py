@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,12 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def packages(shared_reference: Path) -> dict[str, tuple[Any, dict[str, Any]]]:
+def packages(reference_path: Callable[..., Path]) -> dict[str, tuple[Any, dict[str, Any]]]:
     """The drop-in model and what AudioCraft's own made, by package."""
     opened = {}
     for name, kind in KINDS.items():
-        folder = shared_reference / "pkg" / name
-        model = kind.get_pretrained(str(folder), device="cpu", text_encoder=shared_reference / "t5")
+        folder = reference_path("pkg", name)
+        model = kind.get_pretrained(str(folder), device="cpu", text_encoder=reference_path("t5"))
         opened[name] = (model, torch.load(folder / "expected.pt", weights_only=True)["outputs"])
     return opened
 
@@ -109,10 +110,10 @@ def test_progress_is_told_where_it_is_asked_for(
     assert "10 /     10" in capsys.readouterr().out
 
 
-def test_a_model_of_another_kind_is_refused(shared_reference: Path) -> None:
-    folder = shared_reference / "pkg" / "magnet_tiny"
+def test_a_model_of_another_kind_is_refused(reference_path: Callable[..., Path]) -> None:
+    folder = reference_path("pkg", "magnet_tiny")
     with pytest.raises(ValueError, match="MaskedTextToAudio, which MusicGen cannot be made of"):
-        MusicGen.get_pretrained(str(folder), device="cpu", text_encoder=shared_reference / "t5")
+        MusicGen.get_pretrained(str(folder), device="cpu", text_encoder=reference_path("t5"))
 
 
 def test_what_a_model_does_not_take_is_said(packages: dict[str, tuple[Any, dict[str, Any]]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,13 @@ from lightning_audio import MultiBandDiffusion
 
 
 @pytest.fixture(scope="module")
-def case(shared_reference: Path) -> dict[str, Any]:
-    return torch.load(shared_reference / "pkg" / "mbd_tiny" / "expected.pt", weights_only=True)
+def case(reference_path: Callable[..., Path]) -> dict[str, Any]:
+    return torch.load(reference_path("pkg", "mbd_tiny", "expected.pt"), weights_only=True)
 
 
 @pytest.fixture(scope="module")
-def mbd(shared_reference: Path) -> MultiBandDiffusion:
-    path = shared_reference / "pkg" / "mbd_tiny" / "mbd_musicgen_32khz.th"
+def mbd(reference_path: Callable[..., Path]) -> MultiBandDiffusion:
+    path = reference_path("pkg", "mbd_tiny", "mbd_musicgen_32khz.th")
     return MultiBandDiffusion.get_pretrained(str(path), device="cpu")
 
 
@@ -49,16 +50,16 @@ def test_the_steps_of_it_are_the_decoder(mbd: MultiBandDiffusion, case: dict[str
     assert mbd.generate(mbd.get_emb(codes), step_list=[500, 0]).shape == (1, 1, 3200)
 
 
-def test_as_the_decoder_of_a_model(mbd: MultiBandDiffusion, shared_reference: Path) -> None:
-    folder = shared_reference / "pkg" / "musicgen_tiny"
-    model = lightning_audio.load(folder, text_encoder=shared_reference / "t5", device="cpu")
+def test_as_the_decoder_of_a_model(mbd: MultiBandDiffusion, reference_path: Callable[..., Path]) -> None:
+    folder = reference_path("pkg", "musicgen_tiny")
+    model = lightning_audio.load(folder, text_encoder=reference_path("t5"), device="cpu")
     options: dict[str, Any] = {"duration": 0.2, "seed": 3}
     codes = model.generate_tokens(["a", "b"], **options)
     wav = model.generate(["a", "b"], decoder=mbd, **options)
     torch.testing.assert_close(wav, mbd.model.decode(codes, seed=[3, 4]))
     alone = model.generate(["b"], duration=0.2, seed=4, decoder=mbd.model)
     torch.testing.assert_close(wav[1:], alone, rtol=0, atol=1e-4)
-    path = shared_reference / "pkg" / "mbd_tiny" / "mbd_plain.pt"
+    path = reference_path("pkg", "mbd_tiny", "mbd_plain.pt")
     named = model.generate(["a", "b"], decoder=str(path), **options)
     assert named.shape == wav.shape
     streamed = torch.cat(list(model.stream("a", decoder=mbd, duration=0.6, seed=3)), dim=-1)
@@ -75,7 +76,7 @@ def test_the_published_ones_by_bandwidth() -> None:
         MultiBandDiffusion.get_mbd_24khz(pretrained=False)
 
 
-def test_a_model_of_another_kind_is_refused(shared_reference: Path) -> None:
-    codec = shared_reference / "pkg" / "musicgen_tiny" / "compression_state_dict.bin"
+def test_a_model_of_another_kind_is_refused(reference_path: Callable[..., Path]) -> None:
+    codec = reference_path("pkg", "musicgen_tiny", "compression_state_dict.bin")
     with pytest.raises(ValueError, match="is a EnCodec, not a multi-band diffusion"):
         MultiBandDiffusion.get_pretrained(str(codec), device="cpu")

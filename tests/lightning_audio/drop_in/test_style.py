@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,17 @@ from lightning_audio import MusicGen
 
 
 @pytest.fixture(scope="module")
-def case(shared_reference: Path) -> dict[str, Any]:
-    return torch.load(shared_reference / "lm" / "style.pt", weights_only=True)
+def case(reference_path: Callable[..., Path]) -> dict[str, Any]:
+    return torch.load(reference_path("lm", "style.pt"), weights_only=True)
 
 
 @pytest.fixture(scope="module")
-def style(case: dict[str, Any], shared_reference: Path, tmp_path_factory: pytest.TempPathFactory) -> MusicGen:
+def style(
+    case: dict[str, Any], reference_path: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> MusicGen:
     """The model of the vectors as a package, which takes its codec, features included, from musicgen_tiny."""
     folder = tmp_path_factory.mktemp("style")
-    package = shared_reference / "pkg" / "musicgen_tiny"
+    package = reference_path("pkg", "musicgen_tiny")
     config = yaml.safe_load(torch.load(package / "state_dict.bin", weights_only=True)["xp.cfg"])
     own = dict(case["config"])
     layers = own.pop("style_transformer_layers")
@@ -31,7 +34,7 @@ def style(case: dict[str, Any], shared_reference: Path, tmp_path_factory: pytest
     torch.save({**content, "version": "1.4.0a2", "exported": True}, folder / "state_dict.bin")
     codec = (package / "compression_state_dict.bin").read_bytes()
     (folder / "compression_state_dict.bin").write_bytes(codec)
-    return MusicGen.get_pretrained(str(folder), device="cpu", text_encoder=shared_reference / "t5")
+    return MusicGen.get_pretrained(str(folder), device="cpu", text_encoder=reference_path("t5"))
 
 
 def made(model: MusicGen, case: dict[str, Any], **params: Any) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,8 @@ def translate(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @pytest.fixture(params=CASES)
-def case(request: pytest.FixtureRequest, shared_reference: Path) -> dict[str, Any]:
-    return torch.load(shared_reference / "transformer" / f"{request.param}.pt", weights_only=True)
+def case(request: pytest.FixtureRequest, reference_path: Callable[..., Path]) -> dict[str, Any]:
+    return torch.load(reference_path("transformer", f"{request.param}.pt"), weights_only=True)
 
 
 def chunked(model: Transformer, x: Tensor, cross: Tensor | None, sizes: list[int], **kwargs: Any) -> Tensor:

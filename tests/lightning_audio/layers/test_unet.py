@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,14 @@ BOTTLENECKS = {
 @pytest.mark.parametrize(("step", "kind"), [(7, "int"), (torch.tensor([3, 40]), "tensor")])
 @pytest.mark.parametrize(("name", "bottleneck"), [("codec", LSTMBottleneck), ("codec_nobilstm", None)])
 def test_equals_the_original(
-    shared_reference: Path, name: str, bottleneck: Any, step: int | Tensor, kind: str, length: int
+    reference_path: Callable[..., Path],
+    name: str,
+    bottleneck: Any,
+    step: int | Tensor,
+    kind: str,
+    length: int,
 ) -> None:
-    case = torch.load(shared_reference / f"mbd/unet_{name}.pt", weights_only=True)
+    case = torch.load(reference_path(f"mbd/unet_{name}.pt"), weights_only=True)
     network = UNet(**SMALL, num_steps=case["config"]["num_steps"], bottleneck=bottleneck).eval()
     load_strict(network, rename_keys(case["state_dict"], RULES))
     made = network(case["inputs"][f"x{length}"], step, case["inputs"][f"cond{length}"])

@@ -67,9 +67,9 @@ def test_sampled_codes_equal_the_original(name: str, text_case: dict[str, Any], 
 
 @pytest.mark.parametrize("name", ["parallel", "coarse_first"])
 def test_other_patterns_equal_the_original(
-    name: str, shared_reference: Path, read_text_lm: Callable[..., TokenLM]
+    name: str, reference_path: Callable[..., Path], read_text_lm: Callable[..., TokenLM]
 ) -> None:
-    case = torch.load(shared_reference / "lm" / f"variant_{name}.pt", weights_only=True)
+    case = torch.load(reference_path("lm", f"variant_{name}.pt"), weights_only=True)
     codes = generate_codes(
         read_text_lm(case), described(case["inputs"]["texts"]), num_frames=7, sampler=greedy, cfg_coef=3.0
     )

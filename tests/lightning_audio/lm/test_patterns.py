@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,8 +37,8 @@ PATTERNS: dict[str, Pattern] = {
 
 @pytest.mark.parametrize("name", PATTERNS)
 @pytest.mark.parametrize("num_frames", [1, 3, 8])
-def test_equals_the_original(name: str, num_frames: int, shared_reference: Path) -> None:
-    reference = torch.load(shared_reference / "patterns.pt", weights_only=True)
+def test_equals_the_original(name: str, num_frames: int, reference_path: Callable[..., Path]) -> None:
+    reference = torch.load(reference_path("patterns.pt"), weights_only=True)
     inputs = reference["inputs"][f"{name}/T{num_frames}"]
     outputs = reference["outputs"][f"{name}/T{num_frames}"]
     pattern, codes = PATTERNS[name], inputs["codes"]

@@ -81,12 +81,12 @@ def fit(task: L.LightningModule, batches: list[AudioBatch], folder: Path, **opti
 
 
 def test_six_steps_equal_the_original(
-    shared_reference: Path,
+    reference_path: Callable[..., Path],
     read_text_lm: Callable[..., TokenLM],
     read_codec: Callable[..., EnCodec],
     tmp_path: Path,
 ) -> None:
-    case = torch.load(shared_reference / "lm_train.pt", weights_only=True)
+    case = torch.load(reference_path("lm_train.pt"), weights_only=True)
     inputs, outputs = case["inputs"], case["outputs"]
     task = TokenLMTask(
         model=read_text_lm(case),
@@ -187,9 +187,9 @@ def test_a_resumed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> Non
 
 
 def test_the_codec_is_in_no_checkpoint_but_its_hash_is(
-    shared_reference: Path, read_codec: Callable[..., EnCodec], tmp_path: Path
+    reference_path: Callable[..., Path], read_codec: Callable[..., EnCodec], tmp_path: Path
 ) -> None:
-    state = torch.load(shared_reference / "lm_train.pt", weights_only=True)["inputs"]["codec_state"]
+    state = torch.load(reference_path("lm_train.pt"), weights_only=True)["inputs"]["codec_state"]
     codec = read_codec(state)
     task = tiny_task(codec=codec)
     assert task.codec_hash == weights_hash(codec)
@@ -253,11 +253,11 @@ def test_a_loss_that_is_no_number_stops_and_names_the_step(tmp_path: Path) -> No
 
 
 def test_bad_batches_are_refused(
-    read_codec: Callable[..., EnCodec], shared_reference: Path, tmp_path: Path
+    read_codec: Callable[..., EnCodec], reference_path: Callable[..., Path], tmp_path: Path
 ) -> None:
     wav = AudioBatch(keys=["a"], sample_rate=16000, attributes=[{}], wav=torch.zeros(1, 1, 6400))
     with pytest.raises(ValueError, match="no codes, and the task no codec"):
         fit(tiny_task(), [wav], tmp_path, max_steps=1)
-    state = torch.load(shared_reference / "lm_train.pt", weights_only=True)["inputs"]["codec_state"]
+    state = torch.load(reference_path("lm_train.pt"), weights_only=True)["inputs"]["codec_state"]
     with pytest.raises(ValueError, match=r"16000 Hz audio, the codec wants 32000 Hz"):
         fit(tiny_task(codec=read_codec(state)), [wav], tmp_path, max_steps=1)

@@ -67,9 +67,9 @@ def test_loss_and_gradients_equal_the_original(
 
 @pytest.mark.parametrize("name", ["parallel", "coarse_first"])
 def test_other_patterns_equal_the_original(
-    name: str, shared_reference: Path, read_text_lm: Callable[..., TokenLM]
+    name: str, reference_path: Callable[..., Path], read_text_lm: Callable[..., TokenLM]
 ) -> None:
-    case = torch.load(shared_reference / "lm" / f"variant_{name}.pt", weights_only=True)
+    case = torch.load(reference_path("lm", f"variant_{name}.pt"), weights_only=True)
     lm, outputs = read_text_lm(case), case["outputs"]
     with torch.no_grad():
         conditions = lm.conditioning(described(case["inputs"]["texts"]))
@@ -78,8 +78,10 @@ def test_other_patterns_equal_the_original(
     close(logits[:, there], outputs["logits"][:, there])
 
 
-def test_summed_labels_and_cross_attended_words_equal_the_original(shared_reference: Path) -> None:
-    case = torch.load(shared_reference / "lm" / "lut_cross.pt", weights_only=True)
+def test_summed_labels_and_cross_attended_words_equal_the_original(
+    reference_path: Callable[..., Path],
+) -> None:
+    case = torch.load(reference_path("lm", "lut_cross.pt"), weights_only=True)
     config, outputs, tokens = case["config"], case["outputs"], case["inputs"]["tokens"]
     conditioners = {
         name: HashedLabelConditioner(num_bins=bins, dim=dim) for name, (bins, dim) in config["lut"].items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,14 @@ from lightning_audio.checkpoints.audiocraft.codec import (
 from lightning_audio.checkpoints.stored import build
 
 
-def package_of(shared_reference: Path, name: str) -> Path:
-    return shared_reference / "pkg" / name / "compression_state_dict.bin"
+def package_of(reference_path: Callable[..., Path], name: str) -> Path:
+    return reference_path("pkg", name, "compression_state_dict.bin")
 
 
 @pytest.mark.parametrize("name", ["musicgen_tiny", "magnet_tiny"])
-def test_published_tokens_give_the_published_audio(shared_reference: Path, name: str) -> None:
-    codec = read_codec(package_of(shared_reference, name)).assemble()
-    cases = torch.load(shared_reference / "pkg" / name / "expected.pt", weights_only=True)["outputs"]["cases"]
+def test_published_tokens_give_the_published_audio(reference_path: Callable[..., Path], name: str) -> None:
+    codec = read_codec(package_of(reference_path, name)).assemble()
+    cases = torch.load(reference_path("pkg", name, "expected.pt"), weights_only=True)["outputs"]["cases"]
     for case in cases.values():
         audio = codec.decode(case["tokens"])
         assert list(audio.shape) == case["audio_shape"]
@@ -39,25 +40,25 @@ def test_published_tokens_give_the_published_audio(shared_reference: Path, name:
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_tokens_of_multi_band_diffusion(shared_reference: Path) -> None:
-    codec = read_codec(package_of(shared_reference, "mbd_tiny")).assemble()
-    expected = torch.load(shared_reference / "pkg" / "mbd_tiny" / "expected.pt", weights_only=True)
+def test_tokens_of_multi_band_diffusion(reference_path: Callable[..., Path]) -> None:
+    codec = read_codec(package_of(reference_path, "mbd_tiny")).assemble()
+    expected = torch.load(reference_path("pkg", "mbd_tiny", "expected.pt"), weights_only=True)
     decoded = codec.decode(expected["inputs"]["tokens"])
     torch.testing.assert_close(decoded, expected["outputs"]["encodec"], rtol=1e-5, atol=1e-5)
 
 
-def rewritten(shared_reference: Path, file: Path, **changes: Any) -> Path:
-    package = torch.load(package_of(shared_reference, "musicgen_tiny"), weights_only=True)
+def rewritten(reference_path: Callable[..., Path], file: Path, **changes: Any) -> Path:
+    package = torch.load(package_of(reference_path, "musicgen_tiny"), weights_only=True)
     torch.save({**package, **changes}, file)
     return file
 
 
-def test_half_precision_and_a_pickled_config(shared_reference: Path, tmp_path: Path) -> None:
-    original = torch.load(package_of(shared_reference, "musicgen_tiny"), weights_only=True)
+def test_half_precision_and_a_pickled_config(reference_path: Callable[..., Path], tmp_path: Path) -> None:
+    original = torch.load(package_of(reference_path, "musicgen_tiny"), weights_only=True)
     half = {name: tensor.half() for name, tensor in original["best_state"].items()}
     config = OmegaConf.create(original["xp.cfg"])
     codec = read_codec(
-        rewritten(shared_reference, tmp_path / "a.bin", best_state=half, **{"xp.cfg": config})
+        rewritten(reference_path, tmp_path / "a.bin", best_state=half, **{"xp.cfg": config})
     ).assemble()
     assert {p.dtype for p in codec.parameters()} == {torch.float32}
     assert codec.sample_rate == 32000
@@ -69,22 +70,22 @@ class Bomb:
 
 
 def test_bad_files_are_named(
-    shared_reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    reference_path: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    package = torch.load(package_of(shared_reference, "musicgen_tiny"), weights_only=True)
+    package = torch.load(package_of(reference_path, "musicgen_tiny"), weights_only=True)
     state, text = package["best_state"], package["xp.cfg"]
     extra, lacking = {**state, "surplus": torch.zeros(1)}, dict(list(state.items())[1:])
     with pytest.raises(ValueError, match="'surplus'"):
-        read_codec(rewritten(shared_reference, tmp_path / "extra.bin", best_state=extra))
+        read_codec(rewritten(reference_path, tmp_path / "extra.bin", best_state=extra))
     with pytest.raises(ValueError, match=r"missing: encoder\.layers\.0\.conv\.bias"):
-        read_codec(rewritten(shared_reference, tmp_path / "lacking.bin", best_state=lacking)).assemble()
+        read_codec(rewritten(reference_path, tmp_path / "lacking.bin", best_state=lacking)).assemble()
     wrong = {"xp.cfg": text.replace("autoencoder: seanet", "autoencoder: sequence")}
     with pytest.raises(ValueError, match="'sequence'"):
-        read_codec(rewritten(shared_reference, tmp_path / "wrong.bin", **wrong))
+        read_codec(rewritten(reference_path, tmp_path / "wrong.bin", **wrong))
     torch.save({"pretrained": "facebook/encodec_32khz"}, tmp_path / "pointer.bin")
     with pytest.raises(ValueError, match="pointer to 'facebook/encodec_32khz'"):
         read_codec(tmp_path / "pointer.bin")
-    whole = package_of(shared_reference, "musicgen_tiny").read_bytes()
+    whole = package_of(reference_path, "musicgen_tiny").read_bytes()
     (tmp_path / "torn.bin").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="cannot be read safely"):
         read_codec(tmp_path / "torn.bin")
@@ -134,8 +135,8 @@ def test_a_codec_survives_being_written(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["causal", "disable_norm_outer2", "time_group_norm", "reflect_3res_noskip"])
-def test_the_names_of_the_original_come_back(name: str, shared_reference: Path) -> None:
-    state = torch.load(shared_reference / "seanet" / f"{name}.pt", weights_only=True)["state_dict"]
+def test_the_names_of_the_original_come_back(name: str, reference_path: Callable[..., Path]) -> None:
+    state = torch.load(reference_path("seanet", f"{name}.pt"), weights_only=True)["state_dict"]
     again = revert_state(convert_state(state))
     assert again.keys() == state.keys()
     assert all(torch.equal(again[key], value) for key, value in state.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,8 @@ def config_of(conditioners: dict[str, Any], **fuse: list[str]) -> dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def style_case(shared_reference: Path) -> dict[str, Any]:
-    return torch.load(shared_reference / "lm" / "style.pt", weights_only=True)
+def style_case(reference_path: Callable[..., Path]) -> dict[str, Any]:
+    return torch.load(reference_path("lm", "style.pt"), weights_only=True)
 
 
 def test_a_melody_model(tmp_path: Path) -> None:

@@ -87,9 +87,11 @@ def test_a_shape_survives_being_written(name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["rope", "sin_rope_xpos", "qk_layer_norm", "cross_postnorm_layerscale"])
-def test_a_transformer_is_written_under_the_original_names(kind: str, shared_reference: Path) -> None:
+def test_a_transformer_is_written_under_the_original_names(
+    kind: str, reference_path: Callable[..., Path]
+) -> None:
     """All keys and tensors of the reference's own state dicts, there and back."""
-    case = torch.load(shared_reference / "transformer" / f"{kind}.pt", weights_only=True)
+    case = torch.load(reference_path("transformer", f"{kind}.pt"), weights_only=True)
     theirs = {f"transformer.{key}": value for key, value in case["state_dict"].items()}
     positions = case["config"].get("positional_embedding", "sin")
     config = config_of(num_layers=2, dim=32, num_heads=4, positional_embedding=positions)
@@ -101,8 +103,8 @@ def test_a_transformer_is_written_under_the_original_names(kind: str, shared_ref
         torch.testing.assert_close(ours[key], value, rtol=0, atol=1e-7)
 
 
-def test_torchs_own_attention_is_understood(shared_reference: Path) -> None:
-    case = torch.load(shared_reference / "transformer" / "mha_causal.pt", weights_only=True)
+def test_torchs_own_attention_is_understood(reference_path: Callable[..., Path]) -> None:
+    case = torch.load(reference_path("transformer", "mha_causal.pt"), weights_only=True)
     converted = convert_state({f"transformer.{key}": value for key, value in case["state_dict"].items()})
     assert "transformer.layers.0.self_attention.qkv.weight" in converted
 

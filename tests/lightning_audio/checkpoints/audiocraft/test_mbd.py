@@ -20,8 +20,8 @@ from lightning_audio.layers.unet import LSTMBottleneck, TransformerBottleneck
 
 
 @pytest.fixture
-def folder(shared_reference: Path) -> Path:
-    return shared_reference / "pkg" / "mbd_tiny"
+def folder(reference_path: Callable[..., Path]) -> Path:
+    return reference_path("pkg", "mbd_tiny")
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -165,15 +166,15 @@ def test_another_text_encoder(theirs: Any, tmp_path: Path) -> None:
     assert not torch.allclose(own, given.lm.conditioning([{"description": "warm rain"}]).cross)
 
 
-def test_a_model_of_audiocraft_goes_over(theirs: Any, shared_reference: Path, tmp_path: Path) -> None:
+def test_a_model_of_audiocraft_goes_over(
+    theirs: Any, reference_path: Callable[..., Path], tmp_path: Path
+) -> None:
     """One text alone has no padding, the only thing in which the two implementations differ."""
-    ours = load(
-        shared_reference / "pkg" / "musicgen_tiny", text_encoder=shared_reference / "t5", device="cpu"
-    )
+    ours = load(reference_path("pkg", "musicgen_tiny"), text_encoder=reference_path("t5"), device="cpu")
     with pytest.warns(UserWarning, match="attends to the padding"):
         folder = write_huggingface(take_apart(ours), tmp_path)
     model = MusicgenForConditionalGeneration.from_pretrained(folder)
-    expected = torch.load(shared_reference / "pkg" / "musicgen_tiny" / "expected.pt", weights_only=True)
+    expected = torch.load(reference_path("pkg", "musicgen_tiny", "expected.pt"), weights_only=True)
     for text in expected["outputs"]["texts"]:
         inputs = theirs.inputs(folder, [text])
         wanted = ours.generate_tokens(

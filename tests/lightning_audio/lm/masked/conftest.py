@@ -20,12 +20,12 @@ ReadMagnet = Callable[[Mapping[str, Any], Mapping[str, Tensor]], MaskedLM]
 
 
 @pytest.fixture(scope="session")
-def read_magnet(shared_reference: Path) -> ReadMagnet:
+def read_magnet(reference_path: Callable[..., Path]) -> ReadMagnet:
     """The model of an AudioCraft config and its weights."""
 
     def read(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> MaskedLM:
         shape = config["transformer_lm"]
-        text = T5Conditioner(name="t5-small", path=str(shared_reference / "t5"))
+        text = T5Conditioner(name="t5-small", path=str(reference_path("t5")))
         lm = MaskedLM(
             num_codebooks=shape["n_q"],
             cardinality=shape["card"],
@@ -49,8 +49,8 @@ def read_magnet(shared_reference: Path) -> ReadMagnet:
 
 
 @pytest.fixture(scope="session")
-def span3(shared_reference: Path) -> dict[str, Any]:
-    return torch.load(shared_reference / "magnet" / "span3.pt", weights_only=True)
+def span3(reference_path: Callable[..., Path]) -> dict[str, Any]:
+    return torch.load(reference_path("magnet", "span3.pt"), weights_only=True)
 
 
 @pytest.fixture(scope="session")

@@ -54,9 +54,9 @@ def test_codes_equal_the_original(magnet: MaskedLM, span3: dict[str, Any], name:
 
 @pytest.mark.parametrize("name", ["greedy", "greedy_stride1", "sampled_seed0"])
 def test_codes_of_a_packaged_model_equal_the_original(
-    shared_reference: Path, read_magnet: Callable[..., MaskedLM], name: str
+    reference_path: Callable[..., Path], read_magnet: Callable[..., MaskedLM], name: str
 ) -> None:
-    folder = shared_reference / "pkg" / "magnet_tiny"
+    folder = reference_path("pkg", "magnet_tiny")
     package = torch.load(folder / "state_dict.bin", weights_only=True)
     state = {key: value.float() for key, value in package["best_state"].items()}
     lm = read_magnet(yaml.safe_load(package["xp.cfg"]), state)

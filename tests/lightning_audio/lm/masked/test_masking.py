@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,8 @@ from lightning_audio.lm.masked.masking import mask_rates, mean_rate_table, span_
 
 
 @pytest.mark.parametrize("span_length", [1, 3, 5])
-def test_table_and_masks_equal_the_original(shared_reference: Path, span_length: int) -> None:
-    outputs = torch.load(shared_reference / "magnet" / "training_masks.pt", weights_only=True)["outputs"]
+def test_table_and_masks_equal_the_original(reference_path: Callable[..., Path], span_length: int) -> None:
+    outputs = torch.load(reference_path("magnet", "training_masks.pt"), weights_only=True)["outputs"]
     case = outputs["masks"][f"span_len{span_length}"]
     assert list(mean_rate_table(500, span_length)) == list(case["lut"])
     generator = torch.Generator().manual_seed(53)

@@ -83,8 +83,8 @@ def test_the_other_items_of_a_batch_do_not_matter(tiny_magnet: Callable[..., Mas
         torch.testing.assert_close(together[row], alone, rtol=0, atol=1e-5)
 
 
-def test_the_loss_equals_the_original(shared_reference: Path) -> None:
-    case = torch.load(shared_reference / "magnet" / "training_masks.pt", weights_only=True)
+def test_the_loss_equals_the_original(reference_path: Callable[..., Path]) -> None:
+    case = torch.load(reference_path("magnet", "training_masks.pt"), weights_only=True)
     inputs, stage = case["inputs"], case["inputs"]["stage"]
     logits, mask = inputs["logits"], inputs["mask"][:, stage]
     conditioning = Conditioning(conditioners={}, dim=7, fuse={})
