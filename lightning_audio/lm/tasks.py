@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_audio.batch import AudioBatch
 from lightning_audio.codec.encodec import EnCodec
+from lightning_audio.codec.stereo import StereoFromMono
 from lightning_audio.conditioning.augmentation import merge_text
 from lightning_audio.conditioning.base import FusedConditions
 from lightning_audio.conditioning.conditioning import attributes_of, with_own_audio
@@ -49,7 +50,7 @@ class TokenLMTask(L.LightningModule):
         model: TokenLM,
         optimizer: Callable[..., Optimizer],
         schedule: Callable[[Optimizer], LRScheduler] | None = None,
-        codec: EnCodec | None = None,
+        codec: EnCodec | StereoFromMono | None = None,
         weight_decay: float = 0.1,
         decay_vectors: bool = True,
         cfg_dropout: float = 0.3,
@@ -86,7 +87,8 @@ class TokenLMTask(L.LightningModule):
         self.seed = seed
         self._codec = [] if codec is None else [codec.eval().requires_grad_(False)]  # in a list: no submodule
         if codec is not None:
-            model.conditioning.use_codec(codec)  # a style may be heard by its codes
+            # A style may be heard by its codes, in mono.
+            model.conditioning.use_codec(codec.codec if isinstance(codec, StereoFromMono) else codec)
         self._codec_hash = None if codec is None else weights_hash(codec)
         self._averaged: AbstractContextManager[None] | None = None
 
