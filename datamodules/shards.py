@@ -9,6 +9,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from lightning_audio.span import FileSpan
 from sharding.schema import ATTRIBUTES_PART, ShardIndex, ShardInfo
 
 # Parts up to this size are read at once; of longer ones only what the decoder asks for.
@@ -42,7 +43,7 @@ class ShardReader:
         file, offset, size = self._span(shard, index, sample, part)
         if size <= _WHOLE:
             return io.BytesIO(self.read(shard, index, sample, part))
-        return io.BufferedReader(_Span(file, offset, size), _READ_AHEAD)
+        return io.BufferedReader(FileSpan(file, offset, size), _READ_AHEAD)
 
     def attributes(self, shard: ShardInfo, index: ShardIndex, sample: int) -> dict[str, Any]:
         """The sample's attributes."""
@@ -88,30 +89,3 @@ class ShardReader:
         file = os.open(self.folder / name, os.O_RDONLY | os.O_CLOEXEC)
         self._files[name] = (file, os.fstat(file).st_size)
         return self._files[name]
-
-
-class _Span(io.RawIOBase):
-    """A stretch of an open file as a file; reads by position, so that it may be shared after a fork."""
-
-    def __init__(self, file: int, offset: int, size: int) -> None:
-        self._file, self._offset, self._size, self._place = file, offset, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._place
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
-        self._place = max(0, base + offset)
-        return self._place
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")[: max(0, self._size - self._place)]
-        count = os.preadv(self._file, [view], self._offset + self._place) if len(view) else 0
-        self._place += count
-        return count

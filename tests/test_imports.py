@@ -23,7 +23,7 @@ MAY_IMPORT = {
 }
 # Inside lightning_audio the data flows down this list: a part may import parts of an earlier line, or itself.
 LAYERS = (
-    {"atomic", "batch", "audio", "hashing", "optim", "layers"},
+    {"atomic", "batch", "audio", "hashing", "optim", "span", "layers"},
     {"codec", "conditioning"},
     {"lm", "diffusion"},
     {"generation"},

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
 
 from lightning_audio.audio import SUFFIXES
+from lightning_audio.span import FileSpan
 
 _SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -20,15 +23,40 @@ _SPLIT_NAMES = {
 
 @dataclass(frozen=True)
 class Clip:
-    """A file of audio, what is known of it, and the split that its source puts it in (None: no split).
+    """A stretch of audio, what is known of it, and the split that its source puts it in (None: no split).
 
-    name: its path inside the source, with forward slashes; keys are made from it.
+    name: its path inside the source, with forward slashes and the audio file's suffix; keys are made from it.
+    path: the file that holds it.   span: (offset, size) in bytes, where that is an archive and not the audio itself.
+    group: what must not be on both sides of a split, such as its artist or recording; None: the clip by itself.
+    start, duration: s, which stretch of the audio is meant; None: to its end.
+    conditions: further audio of the sample, such as {"melody": Clip(...)}, kept as parts of their own.
     """
 
     name: str
     path: Path
     attributes: dict[str, Any] = field(default_factory=dict)
     split: str | None = None
+    group: str | None = None
+    start: float = 0.0
+    duration: float | None = None
+    span: tuple[int, int] | None = None
+    conditions: Mapping[str, Clip] = field(default_factory=dict)
+
+    @property
+    def suffix(self) -> str:
+        """Of the audio file, in lower case, with the dot."""
+        return PurePosixPath(self.name).suffix.lower()
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the audio file, encoded."""
+        return self.path.stat().st_size if self.span is None else self.span[1]
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[BinaryIO]:
+        """The encoded audio file."""
+        with self.path.open("rb") as file:
+            yield file if self.span is None else io.BufferedReader(FileSpan(file.fileno(), *self.span))
 
 
 def split_name(text: str) -> str | None:
