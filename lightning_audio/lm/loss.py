@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_audio.layers.linear import many_rows, product
+
 IGNORE = -100
 """A target that is not counted."""
 
@@ -97,21 +99,25 @@ class _HeadsCrossEntropy(torch.autograd.Function):
                 part, wanted = low[start : start + rows], targets[start : start + rows]
                 counted = wanted != IGNORE
                 index = wanted.clamp(min=0)[..., None]
-                logits = F.linear(part, low_weight, None if bias is None else bias.to(dtype))
+                times = product if many_rows(part, low_weight) else F.linear
+                logits = times(part, low_weight, None if bias is None else bias.to(dtype))
                 logits = logits.view(part.shape[0], num_codebooks, -1).float()
-                normaliser = logits.logsumexp(dim=-1, keepdim=True)
-                tokens = (normaliser - logits.gather(-1, index)).squeeze(-1)
+                # softmax and its logarithm, made in place of the logits: one exponential serves both
+                logits -= logits.amax(dim=-1, keepdim=True)
+                chosen = logits.gather(-1, index)
+                total = logits.exp_().sum(dim=-1, keepdim=True)
+                tokens = (total.log() - chosen).squeeze(-1)
                 sums += tokens.where(counted, 0.0).sum(dim=0)
                 if grad_hidden is None or grad_weight is None:
                     continue
-                # d loss / d logits = share * (softmax - one_hot), made in place of the logits
+                # d loss / d logits = share * (softmax - one_hot)
                 scale = (counted * share)[..., None]
-                gradient = logits.sub_(normaliser).exp_().mul_(scale).scatter_add_(-1, index, -scale)
+                gradient = logits.mul_(scale / total).scatter_add_(-1, index, -scale)
                 gradient = gradient.flatten(1)
                 if grad_bias is not None:
                     grad_bias += gradient.sum(dim=0)
                 gradient = gradient.to(dtype)
-                grad_hidden[start : start + rows] = gradient @ low_weight
+                grad_hidden[start : start + rows] = times(gradient, low_weight.t())
                 if dtype == grad_weight.dtype:
                     grad_weight.addmm_(gradient.t(), part)
                 else:  # pieces are summed in the weight's own precision

@@ -9,7 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_audio.layers.linear import Linear, pack_linears, reordered, unpack_linears
+from lightning_audio.layers.linear import (
+    MANY_ROWS,
+    Linear,
+    many_rows,
+    pack_linears,
+    reordered,
+    unpack_linears,
+)
 
 
 def pair(dtype: torch.dtype = torch.float32, *, bias: bool = True) -> tuple[Linear, torch.nn.Linear]:
@@ -112,3 +119,39 @@ def test_without_such_kernels_the_plain_product_remains(monkeypatch: pytest.Monk
 def test_precisions_without_a_kernel_are_left_alone() -> None:
     assert reordered(torch.zeros(3, 4, dtype=torch.float64)) is None
     assert reordered(torch.zeros(3, 4, device="meta")) is None
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(MANY_ROWS,), (3, 100), (2, 5, 40)])
+def test_many_rows_and_their_gradients_equal_the_plain_product(shape: tuple[int, ...], bias: bool) -> None:
+    torch.manual_seed(0)
+    layer, stock = Linear(24, 40, bias=bias), torch.nn.Linear(24, 40, bias=bias)
+    stock.load_state_dict(layer.state_dict())
+    x = torch.randn(*shape, 24)
+    upstream = torch.randn(*shape, 40)
+    assert many_rows(x, layer.weight)
+    found, wanted = (
+        torch.autograd.grad(module(own), [own, *module.parameters()], upstream)
+        for module in (layer, stock)
+        for own in [x.clone().requires_grad_()]
+    )
+    torch.testing.assert_close(layer(x), stock(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-4)
+
+
+def test_only_gradients_that_are_wanted_are_made() -> None:
+    layer = Linear(24, 40).requires_grad_(False)
+    x = torch.randn(MANY_ROWS, 24, requires_grad=True)
+    layer(x).sum().backward()
+    assert x.grad is not None and layer.weight.grad is None
+    assert layer.bias.grad is None
+
+
+def test_few_rows_other_precisions_and_mixed_precision_take_the_plain_product() -> None:
+    layer, x = Linear(24, 40), torch.randn(MANY_ROWS, 24)
+    assert not many_rows(x[:-1], layer.weight)
+    assert not many_rows(x.bfloat16(), layer.weight)
+    assert not many_rows(x, layer.weight.to("meta"))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not many_rows(x, layer.weight)
+        assert layer(x).dtype == torch.bfloat16
