@@ -40,6 +40,7 @@ bench: install
 	$(BIN)/python benchmarks/decoding.py
 	$(BIN)/python benchmarks/codec.py
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/data.py
 
 check: install
 	$(BIN)/ruff format --check .
