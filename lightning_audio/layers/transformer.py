@@ -50,7 +50,7 @@ class KVCache:
         if dtype is None:
             dtype = parameter.dtype
             dtype = torch.promote_types(dtype, torch.float32) if device.type == "cpu" else dtype
-        self.dtype = dtype
+        self.device, self.dtype = device, dtype
         self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in transformer.layers]
         self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in transformer.layers]
         self.cross: KeysValues = []
@@ -59,6 +59,15 @@ class KVCache:
         self.capacity = capacity
         self.length = 0
 
+    def steps(self, num_steps: int) -> Tensor:
+        """Where the next steps stand among all.  [S] int64.  ValueError where there is no room for them."""
+        end = self.length + num_steps
+        if end > self.capacity:
+            raise ValueError(
+                f"the cache has room for {self.capacity} steps, and {self.length} + {num_steps} are needed"
+            )
+        return torch.arange(self.length, end, device=self.device)
+
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Stores the new steps of one layer [B, H, S, D]; gives all its steps so far, as views."""
         end = self.length + key.shape[2]
@@ -66,12 +75,67 @@ class KVCache:
         self.values[layer][:, :, self.length : end] = value
         return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
 
-    def hide(self, visible: Tensor) -> None:
-        """Hides the next steps where `visible` [B, S] is False, from these and all later steps."""
-        if self.visible is None:
+    def hide(self, visible: Tensor) -> Tensor:
+        """Hides the next steps where `visible` [B, S] is False, from these and all later steps.
+
+        Gives the number of hidden ones up to each of them.  [B, S] int64
+        """
+        if self.visible is None or self.shift is None:
             self.visible = visible.new_ones(visible.shape[0], self.capacity)
             self.shift = torch.zeros(visible.shape[0], 1, dtype=torch.long, device=visible.device)
         self.visible[:, self.length : self.length + visible.shape[1]] = visible
+        hidden = (~visible).cumsum(dim=1) + self.shift
+        self.shift = hidden[:, -1:]
+        return hidden
+
+    def advance(self, num_steps: int) -> None:
+        """The new steps are stored in all layers."""
+        self.length += num_steps
+
+
+class StaticKVCache(KVCache):
+    """The memory of a `KVCache` that holds the first steps, gone on with by work that is the same every step.
+
+    So that one step can be recorded once and replayed (`lm.captured`), none of its shapes depend on how many
+    steps there were, and no number of the host's is part of it: the place is on the device and moves on by
+    itself, and attention reads `span` keys and values, of which those not yet written are masked.
+
+    position: [1] int64, where the next step goes.
+    span: a whole number of `SPAN` steps, or all there is room for. Reading all of the room would cost: with 16
+        rows, the keys and values of 1500 steps are 1.7 times the weights of a layer of MusicGen large. So half
+        a SPAN is read in vain on average, and the step is recorded anew for each.
+    """
+
+    SPAN = 256
+
+    def __init__(self, cache: KVCache) -> None:
+        if cache.length == 0:
+            raise ValueError("the first steps, with what is in front of them, are for a cache that grows")
+        vars(self).update(vars(cache))
+        self.position = torch.full((1,), cache.length, device=cache.device)
+        self.span = self.reach(cache.length)
+
+    def reach(self, position: int) -> int:
+        """Makes attention read up to this position at least, and gives the span. Not part of the step's work."""
+        self.span = min((position // self.SPAN + 1) * self.SPAN, self.capacity)
+        return self.span
+
+    def steps(self, num_steps: int) -> Tensor:
+        if num_steps != 1:
+            raise ValueError(f"a static cache goes on by 1 step at a time, got {num_steps}")
+        return self.position
+
+    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        keys, values = self.keys[layer], self.values[layer]
+        keys.index_copy_(2, self.position, key.to(self.dtype))
+        values.index_copy_(2, self.position, value.to(self.dtype))
+        return keys[:, :, : self.span], values[:, :, : self.span]
+
+    def hide(self, visible: Tensor) -> Tensor:
+        raise ValueError("padding is in front of the codes, and is fed before a cache is made static")
+
+    def advance(self, num_steps: int) -> None:
+        self.position += num_steps
 
 
 @dataclass(frozen=True)
@@ -348,47 +412,32 @@ class Transformer(nn.Module):
             of these serves the next ones. A `cache` has its own.
         """
         num_steps = x.shape[1]
-        if cache is not None and cache.length + num_steps > cache.capacity:
-            raise ValueError(
-                f"the cache has room for {cache.capacity} steps, and {cache.length} + {num_steps} are needed"
-            )
-        positions = self._positions(num_steps, visible, cache, x.device)
+        steps = torch.arange(num_steps, device=x.device) if cache is None else cache.steps(num_steps)
+        positions = self._positions(steps, visible, cache)
         if self.sinusoidal:
             embedding = sinusoidal_embedding(positions, self.dim, max_period=self.max_period)
             x = x + (self.position_scale * embedding).to(x.dtype)
         cross_cache = cross_cache if cache is None else cache.cross
-        view = self._view(num_steps, positions, cross, cross_mask, mask, visible, cache, cross_cache)
+        view = self._view(steps, positions, cross, cross_mask, mask, visible, cache, cross_cache)
         for index, layer in enumerate(self.layers):
             if self.recompute and self.training:
                 x = checkpoint(layer, x, view, index, use_reentrant=False)
             else:
                 x = layer(x, view, index)
         if cache is not None:
-            cache.length += num_steps
+            cache.advance(num_steps)
         return x
 
-    def _positions(
-        self, num_steps: int, visible: Tensor | None, cache: KVCache | None, device: torch.device
-    ) -> Tensor:
+    def _positions(self, steps: Tensor, visible: Tensor | None, cache: KVCache | None) -> Tensor:
         """[S], or [B, S] where items have unlike numbers of hidden steps before."""
-        start = 0 if cache is None else cache.length
-        positions = torch.arange(start, start + num_steps, device=device)
+        hidden = None if cache is None else cache.shift
         if visible is not None:
-            if cache is not None:
-                cache.hide(visible)
-            hidden = (~visible).cumsum(dim=1)
-        elif cache is not None and cache.shift is not None:
-            hidden = torch.zeros_like(cache.shift)
-        else:
-            return positions
-        if cache is not None and cache.shift is not None:
-            hidden = hidden + cache.shift
-            cache.shift = hidden[:, -1:]
-        return (positions - hidden).clamp(min=0)
+            hidden = (~visible).cumsum(dim=1) if cache is None else cache.hide(visible)
+        return steps if hidden is None else (steps - hidden).clamp(min=0)
 
     def _view(
         self,
-        num_steps: int,
+        steps: Tensor,
         positions: Tensor,
         cross: Tensor | None,
         cross_mask: Tensor | None,
@@ -398,15 +447,17 @@ class Transformer(nn.Module):
         cross_cache: KeysValues | None,
     ) -> View:
         """Writes a mask down only where SDPA's own causal mode, or a cut of the keys, cannot say the same."""
-        start = 0 if cache is None else cache.length
+        start, num_steps = 0 if cache is None else cache.length, len(steps)
         visible = cache.visible if cache is not None else visible
         is_causal, window = False, None
-        if mask is None and visible is None and num_steps == 1 and cache is not None:
+        if mask is None and isinstance(cache, StaticKVCache):
+            mask = self._mask(steps, cache.span, visible)
+        elif mask is None and visible is None and num_steps == 1 and cache is not None:
             window = None if self.past_context is None else self.past_context + 1
         elif mask is None and visible is None and start == 0 and self.past_context is None:
             is_causal = self.causal
         elif mask is None:
-            mask = self._mask(start, num_steps, visible, positions.device)
+            mask = self._mask(steps, start + num_steps, visible)
         return View(
             mask=mask,
             is_causal=is_causal,
@@ -420,16 +471,15 @@ class Transformer(nn.Module):
             cache=cache,
         )
 
-    def _mask(self, start: int, num_steps: int, visible: Tensor | None, device: torch.device) -> Tensor:
-        """What steps start .. start + S see of steps 0 .. start + S.  [S, S'] or [B, 1, S, S'] bool."""
-        end = start + num_steps
-        distance = torch.arange(start, end, device=device)[:, None] - torch.arange(end, device=device)
-        mask = torch.ones_like(distance, dtype=torch.bool)
-        if self.causal:
-            mask = distance >= 0
+    def _mask(self, steps: Tensor, num_keys: int, visible: Tensor | None) -> Tensor:
+        """What these steps [S] see of steps 0 .. S'.  [S, S'] or [B, 1, S, S'] bool."""
+        keys = torch.arange(num_keys, device=steps.device)
+        distance = steps[:, None] - keys
+        # Without causality too, what comes after the last step is not written yet.
+        mask = distance >= 0 if self.causal else (keys <= steps[-1]).expand_as(distance)
         if self.past_context is not None:
             mask = mask & (distance <= self.past_context)
         if visible is not None:
             # A hidden step sees itself: a softmax over nothing is NaN, and 0 * NaN would reach the others.
-            mask = mask & visible[:, None, None, :end] | (distance == 0)
+            mask = mask & visible[:, None, None, :num_keys] | (distance == 0)
         return mask

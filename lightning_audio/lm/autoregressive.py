@@ -7,23 +7,25 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from lightning_audio.batch import Attributes, length_mask
 from lightning_audio.conditioning.base import FusedConditions
 from lightning_audio.conditioning.guidance import (
     conditions_of,
-    guided_logits,
     with_null,
     with_wav_only_and_null,
 )
-from lightning_audio.layers.transformer import KVCache
+from lightning_audio.lm.captured import captured_steps
 from lightning_audio.lm.sampling import Sampler
+from lightning_audio.lm.steps import UNKNOWN, GuidedLM, Pass, PlainSteps, Step
 from lightning_audio.lm.token_lm import TokenLM
 
 Progress = Callable[[int, int], None]
 """Called with the number of steps done and of all steps."""
 
-UNKNOWN = -1
+Stepping = Callable[[PlainSteps], Step]
+"""How to go on, one step at a time, where plain steps have fed what there was and drawn the first codes."""
 
 
 def guidance_passes(
@@ -55,6 +57,16 @@ def guidance_passes(
     return [condition(guided[start : start + size]) for start in range(0, len(guided), size)]
 
 
+def plain_steps(plain: PlainSteps) -> Step:
+    """Goes on as it began."""
+    return plain
+
+
+def stepping_for(weight: Tensor) -> Stepping:
+    """Recorded where launching a step costs more than doing it: on a GPU, but for a model that is in shards."""
+    return captured_steps if weight.is_cuda and not isinstance(weight, DTensor) else plain_steps
+
+
 class Decoding:
     """One run of the model over a batch: the sequence as far as it is known, and how to go on.
 
@@ -76,16 +88,19 @@ class Decoding:
         first_frame: int = 0,
         apart: bool = False,
         lengths: Sequence[int] | None = None,
+        stepping: Stepping | None = None,
     ) -> None:
         """prompt [B, K, T']: codes of the first frames.   first_frame: this run's place in a longer clip.
         apart: see `guidance_passes`.   lengths: frames of each item, where some end before `num_frames`.
+        stepping: the form of the steps after the first; None: that of `stepping_for`.
         """
         if not lm.pattern.has_start:
             raise ValueError("this model has no start token: it does not generate step by step")
         prompt_frames = 0 if prompt is None else prompt.shape[-1]
         if prompt_frames >= num_frames:
             raise ValueError(f"the prompt has {prompt_frames} frames, and {num_frames} in all were asked for")
-        self.lm, self.sampler, self.num_frames = lm.prepare_for_inference(), sampler, num_frames
+        self.lm, self.num_frames = lm.prepare_for_inference(), num_frames
+        self.stepping = stepping_for(lm.heads.weight) if stepping is None else stepping
         device = lm.heads.weight.device
         codes = torch.full(
             (len(attributes), lm.num_codebooks, num_frames), UNKNOWN, dtype=torch.long, device=device
@@ -100,8 +115,8 @@ class Decoding:
         self.next_step = int(self.steps[:, prompt_frames].min())
         self.sequence = lm.pattern.build(codes, lm.special, self.last_step + 1)
         frames = torch.arange(num_frames).expand_as(self.steps) + first_frame
-        self.frames = torch.zeros(lm.num_codebooks, self.last_step + 1, dtype=torch.long)
-        self.frames = self.frames.scatter(1, self.steps, frames).to(device)  # [K, S]: the frame at each step
+        frames_at = torch.zeros(lm.num_codebooks, self.last_step + 1, dtype=torch.long)
+        frames_at = frames_at.scatter(1, self.steps, frames).to(device)  # [K, S]: the frame at each step
         passes = guidance_passes(
             lm,
             attributes,
@@ -112,24 +127,27 @@ class Decoding:
             apart=apart,
         )
         rows = [_rows(conditions) or len(attributes) for conditions in passes]
-        self.guided = sum(rows) > len(attributes)
-        self.cfg_coef, self.cfg_coef_beta = cfg_coef, cfg_coef_beta
-        self.passes: list[tuple[FusedConditions, KVCache, int]] = [
-            (conditions, lm.new_cache(count, self.last_step, conditions), count // len(attributes))
-            for conditions, count in zip(passes, rows, strict=True)
-        ]
+        model = GuidedLM(
+            lm,
+            [
+                Pass(conditions, lm.new_cache(count, self.last_step, conditions), count // len(attributes))
+                for conditions, count in zip(passes, rows, strict=True)
+            ],
+            cfg_coef=cfg_coef if sum(rows) > len(attributes) else None,
+            cfg_coef_beta=cfg_coef_beta,
+        )
+        self._plain = PlainSteps(model, sampler, self.sequence, frames_at)
 
     @torch.inference_mode()
     def __iter__(self) -> Iterator[int]:
         """Does one step at a time, and says how many frames are then complete."""
         complete = self.steps.max(dim=0).values.cummax(dim=0).values.tolist()  # the step that ends each frame
-        fed, done = 0, 0
+        done = 0
+        go_on: Step = self._plain
         for step in range(self.next_step, self.last_step + 1):
-            logits = self._logits(self.sequence[..., fed:step])
-            fed = step
-            tokens = self.sampler(logits, self.frames[:, step])
-            column = self.sequence[..., step]
-            column.copy_(torch.where(column == UNKNOWN, tokens, column))
+            go_on(step)
+            if step == self.next_step:
+                go_on = self.stepping(self._plain)
             while done < self.num_frames and complete[done] <= step:
                 done += 1
             yield done
@@ -141,17 +159,6 @@ class Decoding:
     def __len__(self) -> int:
         """Steps that there are to do."""
         return self.last_step + 1 - self.next_step
-
-    def _logits(self, sequence: Tensor) -> Tensor:
-        """About the step after `sequence` [B, K, S], with guidance.  [B, K, card]"""
-        parts = []
-        for conditions, cache, copies in self.passes:
-            hidden = self.lm.hidden(sequence.repeat(copies, 1, 1), conditions, cache)
-            parts.append(self.lm.heads(hidden[:, -1]))  # a prompt's other steps need no logits
-        logits = torch.cat(parts).float().unflatten(-1, (self.lm.num_codebooks, self.lm.cardinality))
-        if not self.guided:
-            return logits
-        return guided_logits(logits, coef=self.cfg_coef, text_coef=self.cfg_coef_beta)
 
 
 def _rows(conditions: FusedConditions) -> int | None:
@@ -172,6 +179,7 @@ def generate_codes(
     prompt: Tensor | None = None,
     first_frame: int = 0,
     progress: Progress | None = None,
+    stepping: Stepping | None = None,
 ) -> Tensor:
     """Codes [B, K, T] of a clip for each item; the arguments are those of `Decoding`."""
     decoding = Decoding(
@@ -184,6 +192,7 @@ def generate_codes(
         cfg_coef_beta=cfg_coef_beta,
         prompt=prompt,
         first_frame=first_frame,
+        stepping=stepping,
     )
     for done, _ in enumerate(decoding, start=1):
         if progress is not None:

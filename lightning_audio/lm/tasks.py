@@ -11,7 +11,8 @@ from typing import Any
 import lightning as L
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -26,6 +27,23 @@ from lightning_audio.hashing import weights_hash
 from lightning_audio.lm.loss import CodebookLoss
 from lightning_audio.lm.token_lm import TokenLM
 from lightning_audio.optim import EMA, parameter_groups
+
+
+class OnItsWay:
+    """A number that is copied to the host while the device goes on with what is queued behind it."""
+
+    def __init__(self, number: Tensor) -> None:
+        self._copy = number.detach().to("cpu", non_blocking=number.is_cuda)  # into pinned memory
+        self._arrived: torch.cuda.Event | None = None
+        if number.is_cuda:
+            self._arrived = torch.cuda.Event()
+            self._arrived.record(torch.cuda.current_stream(number.device))
+
+    def value(self) -> float:
+        """Waits for the copy, and for nothing that was queued after it."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._copy.item()
 
 
 class TokenLMTask(L.LightningModule):
@@ -99,10 +117,19 @@ class TokenLMTask(L.LightningModule):
 
     def training_step(self, batch: AudioBatch, batch_idx: int) -> Tensor:
         result = self._loss(batch, batch_idx, training=True)
-        if not math.isfinite(result.loss.item()):
-            raise FloatingPointError(f"the loss is {result.loss.item()} at step {self.global_step}")
+        self._read_loss = OnItsWay(result.loss)
         self._log("train", result, len(batch))
         return result.loss
+
+    def on_after_backward(self) -> None:
+        """Stops at a loss that is no number, before it reaches a weight.
+
+        Here and not in `training_step`: the backward pass is queued, so that a GPU has work while the host waits
+        for the loss.
+        """
+        loss = self._read_loss.value()
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss} at step {self.global_step}")
 
     def validation_step(self, batch: AudioBatch, batch_idx: int) -> None:
         self._log("valid", self._loss(batch, batch_idx, training=False), len(batch))
@@ -153,13 +180,19 @@ class TokenLMTask(L.LightningModule):
         self.rng.seed(f"{self.seed} {self.global_rank} {global_step}")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the averages, the codec's hash, and all ranks' random states (Lightning keeps rank 0's)."""
-        states: list[Any] = [self.random_state()]
+        """Adds the averages, the codec's hash, and all ranks' random states (Lightning keeps rank 0's).
+
+        FloatingPointError on all ranks where a weight is no number: a gradient can be none though the loss was.
+        """
+        ranks: list[Any] = [(self.random_state(), is_finite(self.model))]
         if dist.is_initialized():
-            own = states[0]
-            states = [None] * dist.get_world_size()
-            dist.all_gather_object(states, own)
-        checkpoint["dropout_states"] = states
+            own = ranks[0]
+            ranks = [None] * dist.get_world_size()
+            dist.all_gather_object(ranks, own)
+        states, finite = zip(*ranks, strict=True)
+        if not all(finite):
+            raise FloatingPointError(f"not saved: weights are not finite at step {self.global_step}")
+        checkpoint["dropout_states"] = list(states)
         checkpoint["codec_hash"] = self.codec_hash
         if self.ema is not None:
             checkpoint["ema"] = self.ema.state_dict()
@@ -244,3 +277,9 @@ class TokenLMTask(L.LightningModule):
             batch_size=int(result.num_tokens.sum()) if each else batch_size,
             sync_dist=each,
         )
+
+
+def is_finite(model: nn.Module) -> bool:
+    """Whether all weights that this rank holds are numbers; waits for the device."""
+    weights = [p.to_local() if isinstance(p, DTensor) else p for p in model.parameters()]
+    return bool(torch.stack([weight.isfinite().all() for weight in weights]).all())

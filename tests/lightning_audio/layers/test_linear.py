@@ -143,7 +143,8 @@ def test_only_gradients_that_are_wanted_are_made() -> None:
     layer = Linear(24, 40).requires_grad_(False)
     x = torch.randn(MANY_ROWS, 24, requires_grad=True)
     layer(x).sum().backward()
-    assert x.grad is not None and layer.weight.grad is None
+    assert x.grad is not None
+    assert layer.weight.grad is None
     assert layer.bias.grad is None
 
 

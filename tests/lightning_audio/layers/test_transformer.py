@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_audio.layers.positions import sinusoidal_embedding
-from lightning_audio.layers.transformer import KVCache, Transformer
+from lightning_audio.layers.transformer import KVCache, StaticKVCache, Transformer
 
 CASES = [
     "cross_normfirst",
@@ -106,6 +106,15 @@ def chunked(model: Transformer, x: Tensor, cross: Tensor | None, sizes: list[int
     )
 
 
+def static(model: Transformer, x: Tensor, cross: Tensor | None, first: int) -> Tensor:
+    """The first steps at once, the others one by one in work of one shape."""
+    cache = KVCache(model, batch_size=x.shape[0], capacity=x.shape[1] + 3)
+    parts = [model(x[:, :first], cross=cross, cache=cache)]
+    cache = StaticKVCache(cache)
+    parts += [model(step, cross=cross, cache=cache) for step in x[:, first:].split(1, dim=1)]
+    return torch.cat(parts, dim=1)
+
+
 def test_equals_the_original(case: dict[str, Any]) -> None:
     model = build(case["config"])
     model.load_state_dict(translate(case["state_dict"]))
@@ -116,6 +125,8 @@ def test_equals_the_original(case: dict[str, Any]) -> None:
         if model.causal:
             for sizes in ([1] * 12, [12], [5, 1, 4, 2]):
                 torch.testing.assert_close(chunked(model, x, cross, sizes), y, rtol=1e-5, atol=3e-6)
+            for first in (1, 7):
+                torch.testing.assert_close(static(model, x, cross, first), y, rtol=1e-5, atol=3e-6)
 
 
 def small(**kwargs: Any) -> Transformer:

@@ -13,9 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_audio.conditioning.conditioning import Conditioning
 from lightning_audio.conditioning.text import SubwordTextConditioner
-from lightning_audio.lm.autoregressive import Decoding, generate_codes
+from lightning_audio.lm.autoregressive import Decoding, generate_codes, plain_steps
 from lightning_audio.lm.patterns import CoarseFirstPattern, DelayPattern, FlatteningPattern, Pattern
 from lightning_audio.lm.sampling import MultinomialSampler, PerItemSampler, SamplingSettings, greedy
+from lightning_audio.lm.steps import StaticSteps
 from lightning_audio.lm.token_lm import TokenLM
 
 
@@ -175,9 +176,9 @@ def test_frames_are_complete_when_it_says_so() -> None:
 
 
 class NoWaiting(TorchDispatchMode):
-    """Refuses what would make the host wait for a GPU: reading a value, or a size that depends on one."""
+    """Refuses what would make the host wait for a GPU: reading a value, a size that depends on one, or copying."""
 
-    WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2")
+    WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "lift_fresh")
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         assert func.overloadpacket.__name__ not in self.WAITS, f"{func} waits for the device"
@@ -186,8 +187,9 @@ class NoWaiting(TorchDispatchMode):
 
 @pytest.mark.parametrize("way", ["cross", "prepend"])
 @pytest.mark.parametrize("sampler", [greedy, PerItemSampler(SamplingSettings(top_k=10), [1, 2, 3, 4])])
-def test_no_step_waits_for_the_device(sampler: Any, way: str) -> None:
-    decoding = Decoding(tiny(way), ITEMS, num_frames=6, sampler=sampler, cfg_coef=3.0)
+@pytest.mark.parametrize("stepping", [plain_steps, StaticSteps])
+def test_no_step_waits_for_the_device(stepping: Any, sampler: Any, way: str) -> None:
+    decoding = Decoding(tiny(way), ITEMS, num_frames=6, sampler=sampler, cfg_coef=3.0, stepping=stepping)
     steps = iter(decoding)
     next(steps)
     with NoWaiting():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from lightning_audio.codec.encodec import EnCodec
 from lightning_audio.conditioning.conditioning import Conditioning
 from lightning_audio.conditioning.text import SubwordTextConditioner
 from lightning_audio.hashing import weights_hash
+from lightning_audio.lm.loss import CodebookLoss
 from lightning_audio.lm.patterns import DelayPattern
-from lightning_audio.lm.tasks import TokenLMTask
+from lightning_audio.lm.tasks import OnItsWay, TokenLMTask
 from lightning_audio.lm.token_lm import TokenLM
 from lightning_audio.optim import cosine_warmup
 
@@ -32,6 +34,7 @@ class Record(L.Callback):
 
     def __init__(self) -> None:
         self.steps: list[dict[str, float]] = []
+        self.norm = self.lr = float("nan")  # of a batch that only adds to the gradient
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any
@@ -59,13 +62,14 @@ def fit(task: L.LightningModule, batches: list[AudioBatch], folder: Path, **opti
     record = Record()
     ckpt_path = options.pop("ckpt_path", None)
     valid = options.pop("valid", None)
+    extra = options.pop("extra", [])
     trainer = L.Trainer(
         accelerator="cpu",
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[record],
+        callbacks=[record, *extra],
         default_root_dir=folder,
         gradient_clip_val=1.0,
         max_epochs=-1,
@@ -244,12 +248,68 @@ def test_it_learns(tmp_path: Path) -> None:
     assert steps[-1]["train/loss"] < 0.2
 
 
-def test_a_loss_that_is_no_number_stops_and_names_the_step(tmp_path: Path) -> None:
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_loss_that_is_no_number_stops_before_it_reaches_a_weight(accumulate: int, tmp_path: Path) -> None:
+    class Task(TokenLMTask):
+        def _loss(self, batch: AudioBatch, batch_idx: int, *, training: bool) -> CodebookLoss:
+            result = super()._loss(batch, batch_idx, training=training)
+            bad = torch.tensor(float("nan") if batch.keys[0] == "bad" else 1.0)
+            return replace(result, loss=result.loss * bad)
+
+    bad = replace(BATCHES[2], keys=["bad", "b", "c"])
+    batches = [*BATCHES[:2], bad, *BATCHES[3:]]
+    task = Task(model=tiny_model(), optimizer=ADAMW)
+    done = 2 // accumulate
+    with pytest.raises(FloatingPointError, match=f"nan at step {done}"):
+        fit(task, batches, tmp_path, max_steps=8, accumulate_grad_batches=accumulate)
+    good = Task(model=tiny_model(), optimizer=ADAMW)
+    fit(good, batches, tmp_path, max_steps=done, accumulate_grad_batches=accumulate)
+    for ours, expected in zip(task.parameters(), good.parameters(), strict=True):
+        assert torch.equal(ours, expected)
+
+
+def test_the_loss_is_read_when_the_backward_pass_is_queued(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    events: list[str] = []
+    value = OnItsWay.value
+
+    def read(self: OnItsWay) -> float:
+        events.append("read")
+        return value(self)
+
+    class Watch(L.Callback):
+        def on_before_backward(self, *args: Any) -> None:
+            events.append("backward")
+
+        def on_before_optimizer_step(self, *args: Any) -> None:
+            events.append("step")
+
+    monkeypatch.setattr(OnItsWay, "value", read)
+    fit(tiny_task(), BATCHES[:2], tmp_path, max_steps=2, extra=[Watch()])
+    assert events == ["backward", "read", "step"] * 2
+
+
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
     task = tiny_task()
+    fit(task, BATCHES[:1], tmp_path, max_steps=1)
     with torch.no_grad():
-        task.model.norm.weight[0] = float("nan")
-    with pytest.raises(FloatingPointError, match="nan at step 0"):
-        fit(task, BATCHES[:1], tmp_path, max_steps=1)
+        task.model.heads.weight[3, 5] = float("inf")
+    with pytest.raises(FloatingPointError, match="not saved: weights are not finite at step 1"):
+        task.trainer.save_checkpoint(tmp_path / "bad.ckpt")
+    assert not (tmp_path / "bad.ckpt").exists()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_number_arrives_from_a_gpu_that_goes_on_working() -> None:
+    number = OnItsWay(torch.tensor(3.5, device="cuda"))
+    later = torch.randn(4096, 4096, device="cuda")
+    for _ in range(50):
+        later = (later @ later).sigmoid()
+    done = torch.cuda.Event()
+    done.record()
+    assert number.value() == 3.5
+    assert not done.query()
 
 
 def test_bad_batches_are_refused(
