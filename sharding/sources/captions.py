@@ -4,17 +4,19 @@
     rain/01.wav,"rain on a tin roof",Ann,train
 
 `file` (or path, file_name, filename, audio) is relative to the audio's folder, by default the table's own;
-`description` (or caption, text) and all other columns become attributes; `split` decides where it is there.
+`description` (or caption, text) and all other columns become attributes; `split` decides where it is there, and
+else no `artist` is in two splits.
 """
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from sharding.sources.clip import Clip, json_lines, refuse_missing, split_name
+from sharding.sources.clip import Clip, artist_of, json_lines, split_name
+from sharding.sources.table import refuse_absent, table_rows
 
 _FILE = ("file", "path", "file_name", "filename", "audio")
 _DESCRIPTION = ("description", "caption", "text")
@@ -36,7 +38,7 @@ def captions_table(table: str | Path, *, root: str | Path | None = None) -> list
             clips[clip.name] = _with_another_caption(clips[clip.name], clip)
         else:
             clips[clip.name] = clip
-    refuse_missing(table, missing)
+    refuse_absent(table, missing)
     if not clips:
         raise ValueError(f"{table} names no files")
     return list(clips.values())
@@ -47,22 +49,10 @@ def _rows(table: Path) -> Iterable[tuple[int, dict[str, Any]]]:
     if suffix == "jsonl":
         return json_lines(table)
     if suffix in ("csv", "tsv"):
-        return _csv_rows(table, "\t" if suffix == "tsv" else ",")
+        rows = table_rows(table, delimiter="\t" if suffix == "tsv" else ",")
+        # An empty field says nothing; it is no attribute that is the empty text.
+        return ((line, {name: text for name, text in row.items() if text}) for line, row in rows)
     raise ValueError(f"{table} is no captions file: known are .csv, .tsv and .jsonl")
-
-
-def _csv_rows(table: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        # utf-8-sig: spreadsheets put a byte order mark in front, which would rename the first column.
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, delimiter=delimiter)
-            for row in reader:
-                if None in row:
-                    raise ValueError(f"line {reader.line_num} has more fields than the header")
-                # An empty field says nothing; it is no attribute that is the empty text.
-                yield reader.line_num, {name.strip(): text for name, text in row.items() if text}
-    except (csv.Error, UnicodeDecodeError, ValueError) as error:
-        raise ValueError(f"{table}: {error}") from error
 
 
 def _clip(table: Path, line: int, row: dict[str, Any], root: Path) -> Clip:
@@ -83,7 +73,8 @@ def _clip(table: Path, line: int, row: dict[str, Any], root: Path) -> Clip:
             raise ValueError(
                 f"{table} line {line}: split {row[names['split']]!r} is none of train, valid, test"
             )
-    return Clip(str(PurePosixPath(file)), root / file, {**description, **values}, split)
+    attributes = {**description, **values}
+    return Clip(str(PurePosixPath(file)), root / file, attributes, split, group=artist_of(attributes))
 
 
 def _with_another_caption(first: Clip, other: Clip) -> Clip:
@@ -93,4 +84,4 @@ def _with_another_caption(first: Clip, other: Clip) -> Clip:
         captions += text if isinstance(text, list) else [text]
     unique = list(dict.fromkeys(captions))
     description = unique[0] if len(unique) == 1 else unique
-    return Clip(first.name, first.path, {**first.attributes, "description": description}, first.split)
+    return replace(first, attributes={**first.attributes, "description": description})

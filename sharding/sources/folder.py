@@ -7,41 +7,57 @@ music/train/song.txt     not read: what it holds is anyone's guess
 
 from __future__ import annotations
 
-import json
-from pathlib import Path, PurePosixPath
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from sharding.sources.clip import Clip, is_audio, split_name
+from sharding.read import parse_attributes
+from sharding.sources.clip import Clip, artist_of, split_name
+from sharding.sources.tree import list_audio
 
 
-def folder(path: str | Path, *, caption_from: str | None = None) -> list[Clip]:
-    """Every audio file under `path`, with its sidecar's attributes.
+def folder(
+    path: str | Path, *, caption_from: str | None = None, sidecars: str | Path | None = None
+) -> list[Clip]:
+    """Every audio file under `path`, with its sidecar's attributes. The group is the artist, where one is told.
 
     caption_from: where a file has no description, make one of its "folder" name ("sea_waves" -> "sea waves")
         or of its "file" name. None: it stays without one.
+    sidecars: a folder of sidecars, in the same tree as the audio's; None: they lie beside it.
     """
     if caption_from not in (None, "folder", "file"):
         raise ValueError(f"caption_from is {caption_from!r}; it is 'folder', 'file' or nothing")
-    path = Path(path)
-    if not path.is_dir():
-        raise FileNotFoundError(f"there is no folder {path}")
-    files = sorted(file for file in path.rglob("*") if is_audio(file) and file.is_file())
-    if not files:
-        raise FileNotFoundError(f"no audio in {path} (looked for .wav, .flac, .ogg, .opus, .mp3, .aiff)")
-    clips = [_clip(file, path, caption_from) for file in files]
-    # Only when all top folders are splits: a class that happens to be called "test" is none.
-    in_splits = all(clip.split for clip in clips)
-    return clips if in_splits else [Clip(clip.name, clip.path, clip.attributes) for clip in clips]
+    tree = list_audio(path)
+    elsewhere = Path(path) if sidecars is None else Path(sidecars)
+    if not elsewhere.is_dir():
+        raise FileNotFoundError(f"there is no folder {elsewhere}")
+    # Only sidecars that the listing saw are opened: asking for each of a million files takes minutes.
+    there = None if sidecars else set(tree.others)
+    clips: list[Clip] = []
+    for name in tree.audio:
+        stem = name[: name.rfind(".")]
+        attributes = (
+            read_sidecar(elsewhere / f"{stem}.json") if there is None or f"{stem}.json" in there else {}
+        )
+        if caption_from and not attributes.get("description"):
+            parent, _, base = f"{tree.root.name}/{stem}".rpartition("/")
+            source = base if caption_from == "file" else parent.rpartition("/")[2]
+            attributes["description"] = " ".join(source.replace("_", " ").replace("-", " ").split())
+        clips.append(Clip(name, tree.root / name, attributes, top_split(name), group=artist_of(attributes)))
+    return keep_splits(clips)
 
 
-def _clip(file: Path, root: Path, caption_from: str | None) -> Clip:
-    name = PurePosixPath(file.relative_to(root))
-    attributes = read_sidecar(file.with_suffix(".json"))
-    if caption_from and not attributes.get("description"):
-        source = file.stem if caption_from == "file" else file.parent.name
-        attributes["description"] = " ".join(source.replace("_", " ").replace("-", " ").split())
-    split = split_name(name.parts[0]) if len(name.parts) > 1 else None
-    return Clip(str(name), file, attributes, split)
+def top_split(name: str) -> str | None:
+    """The split that the first folder of a name stands for."""
+    top, slash, _ = name.partition("/")
+    return split_name(top) if slash else None
+
+
+def keep_splits(clips: list[Clip]) -> list[Clip]:
+    """The clips, with their splits if each has one: a class that happens to be called "test" is none."""
+    if all(clip.split for clip in clips) or not any(clip.split for clip in clips):
+        return clips
+    return [replace(clip, split=None) for clip in clips]
 
 
 def read_sidecar(path: Path) -> dict[str, Any]:
@@ -49,9 +65,6 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        values = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} should hold a JSON object, holds a {type(values).__name__}")
-    return values
+        return parse_attributes(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error

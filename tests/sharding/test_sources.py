@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sharding.sources import Clip, find_clips
-from sharding.splits import assign_splits, split_groups
+import sharding.sources
+from sharding.sources import LAYOUTS, Clip, find_clips
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -76,6 +76,51 @@ def test_an_audiocraft_manifest_whose_tree_moved(tmp_path: Path) -> None:
     assert first.attributes == {"genre": "jazz", "moods": ["calm", "warm"], "weight": 2.0}
 
 
+def test_sounds_have_one_description_or_several_in_lower_case(tmp_path: Path) -> None:
+    touch(tmp_path, "a.wav", "b.wav", "c.wav")
+    lines = [json.dumps({"path": f"{name}.wav", "duration": 1.0, "sample_rate": 16000}) for name in "abc"]
+    (tmp_path / "data.jsonl").write_text("\n".join(lines))
+    (tmp_path / "a.json").write_text('{"description": "A Dog barks"}')
+    (tmp_path / "elsewhere").mkdir()
+    for name in "ab":
+        (tmp_path / f"elsewhere/{name}.json").write_text(
+            '{"description": ["Rain", "It RAINS"], "duration": 9}'
+        )
+    clips = find_clips(tmp_path, sidecars=tmp_path / "elsewhere")
+    assert [clip.attributes for clip in clips] == [
+        {"description": "a dog barks"},  # the sidecar beside the audio comes first
+        {"description": ["rain", "it rains"]},
+        {},
+    ]
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*nowhere"):
+        find_clips(tmp_path, sidecars=tmp_path / "nowhere")
+
+
+def test_a_folder_may_have_its_sidecars_elsewhere(tmp_path: Path) -> None:
+    touch(tmp_path / "audio", "x/a.wav", "b.wav")
+    (tmp_path / "about/x").mkdir(parents=True)
+    (tmp_path / "about/x/a.json").write_text('{"description": "rain", "artist": "Ann"}')
+    clips = find_clips(tmp_path / "audio", sidecars=tmp_path / "about")
+    assert [(clip.name, clip.attributes, clip.group) for clip in clips] == [
+        ("b.wav", {}, None),
+        ("x/a.wav", {"description": "rain", "artist": "Ann"}, "Ann"),
+    ]
+
+
+def test_every_layout_is_named_by_its_file() -> None:
+    files = {path.stem for path in Path(sharding.sources.__file__).parent.glob("*.py")}
+    assert set(LAYOUTS) <= files
+    for name, function in LAYOUTS.items():
+        assert function.__module__ == f"sharding.sources.{name}"
+
+
+def test_an_unknown_layout_names_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no layout 'audiocap'; known are audiocaps, .*, wesoundeffects"):
+        find_clips(tmp_path, layout="audiocap")
+    with pytest.raises(ValueError, match="esc50 says where captions are"):
+        find_clips(tmp_path, layout="esc50", caption_from="folder")
+
+
 def test_the_real_manifest(shared_data: Path) -> None:
     clips = find_clips(shared_data / "manifest_example")
     assert [clip.attributes["description"] for clip in clips] == [
@@ -104,7 +149,7 @@ def test_the_real_manifest(shared_data: Path) -> None:
         ({"a.jsonl": "[1]\n"}, "a.jsonl", ValueError, "line 1: holds a list"),
         ({"a.txt": "x"}, "a.txt", ValueError, "no captions file"),
         ({"data.jsonl": '{"path": "x.wav"}\n'}, "", FileNotFoundError, "line 1: there is no x.wav"),
-        ({"x.wav": "", "x.json": "[]"}, "", ValueError, "JSON object"),
+        ({"x.wav": "", "x.json": "[]"}, "", ValueError, r"x\.json: attributes are a list"),
     ],
 )
 def test_bad_sources_are_one_clear_line(
@@ -115,34 +160,3 @@ def test_bad_sources_are_one_clear_line(
     with pytest.raises(error, match=says) as caught:
         find_clips(tmp_path / start)
     assert "\n" not in str(caught.value)
-
-
-def test_splits_keep_groups_together_in_the_stated_fractions() -> None:
-    clips = [Clip(f"{i // 4}-{i}.wav", Path("x"), {"artist": i // 4}) for i in range(400)]
-    by_pattern = assign_splits(clips, group_pattern=r"^(\d+)-")
-    by_attribute = assign_splits(clips, group="artist")
-    assert [clip.split for clip in by_pattern] == [clip.split for clip in by_attribute]
-    sides: dict[str, set[str | None]] = {}
-    for clip in by_pattern:
-        sides.setdefault(clip.name.split("-")[0], set()).add(clip.split)
-    assert all(len(side) == 1 for side in sides.values())
-    counts = {split: sum(clip.split == split for clip in by_pattern) for split in ("train", "valid", "test")}
-    assert counts == {"train": 360, "valid": 20, "test": 20}
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 30])
-def test_small_sets_leave_no_split_empty_while_they_can(count: int) -> None:
-    split_of = split_groups([str(i) for i in range(count)], {"train": 0.9, "valid": 0.05, "test": 0.05})
-    assert len(split_of) == count
-    assert len(set(split_of.values())) == min(count, 3)
-    assert "train" in split_of.values()
-
-
-def test_bad_splits() -> None:
-    clips = [Clip("a.wav", Path("a"), {}, "train"), Clip("b.wav", Path("b"))]
-    with pytest.raises(ValueError, match="1 of 2 clips have no split"):
-        assign_splits(clips)
-    with pytest.raises(ValueError, match="artist"):
-        assign_splits(clips[1:], group="artist")
-    with pytest.raises(ValueError, match="sum to 1"):
-        assign_splits(clips[1:], fractions={"train": 0.5})
