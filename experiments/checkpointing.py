@@ -9,7 +9,10 @@ from typing import Any
 
 import lightning as L
 import torch
+import torch.distributed as dist
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
 
 from lightning_audio.atomic import whole_file
 
@@ -24,6 +27,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         with whole_file(path) as file:
             torch.save(checkpoint, file)
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """The newest state, every so many steps and of the step that the training ends with."""
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if trainer.global_step == trainer.max_steps and not self._should_skip_saving_checkpoint(trainer):
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -52,3 +66,57 @@ class RunRecord(L.Callback):
         theirs, ours = checkpoint.get("config", {}).get("name"), self.config.get("name")
         if theirs != ours:
             raise ValueError(f"the checkpoint is of experiment {theirs!r}, this run is {ours!r}")
+
+
+class GlobalRandomness(L.Callback):
+    """Keeps torch's global random states in the checkpoint, one of each rank: what a model's dropout draws from.
+
+    A resumed run has them back at its first step and not before, since starting draws too; validation leaves them
+    as they were, whether it comes before a checkpoint or after.
+    """
+
+    def __init__(self) -> None:
+        self._resumed: list[Tensor] | None = None
+        self._before_validation: list[Tensor] = []
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        states: list[Any] = [_random_states(pl_module.device)]
+        if dist.is_initialized():
+            own = states[0]
+            states = [None] * dist.get_world_size()
+            dist.all_gather_object(states, own)
+        checkpoint["global_random_states"] = states
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        states = checkpoint.get("global_random_states", [])
+        if trainer.global_rank < len(states):  # a rank that was not there before goes on from the seed
+            self._resumed = states[trainer.global_rank]
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self._resumed is not None:
+            _set_random_states(self._resumed, pl_module.device)
+            self._resumed = None
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._before_validation = _random_states(pl_module.device)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        _set_random_states(self._before_validation, pl_module.device)
+
+
+def _random_states(device: torch.device) -> list[Tensor]:
+    """Of the CPU and, where the model is on one, of the GPU."""
+    states = [torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
+
+
+def _set_random_states(states: list[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states[0].cpu())
+    if device.type == "cuda" and len(states) > 1:
+        torch.cuda.set_rng_state(states[1].cpu(), device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,8 @@ def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
 
 def resolve(config: DictConfig) -> dict[str, Any]:
     """Plain dicts and lists with every interpolation replaced; ValueError names what still has to be given."""
-    missing = sorted(OmegaConf.missing_keys(config))
+    # OmegaConf.missing_keys stumbles over settings that refer to a missing one.
+    missing = sorted(name for name, value in _settings(config) if value == "???")
     if missing:
         raise ValueError(
             f"these settings have no value yet: {', '.join(missing)}; give them as {missing[0]}=..."
@@ -72,7 +73,7 @@ def _explain_unknown_key(error: ConfigCompositionException, name: str, overrides
     wanted = found.group(1)
     with_choices = [o for o in overrides if (CONFIGS / o.partition("=")[0].lstrip("+")).is_dir()]
     try:
-        keys = _leaf_names(compose(config_name=name, overrides=with_choices))
+        keys = [key for key, _ in _settings(compose(config_name=name, overrides=with_choices))]
     except (ConfigCompositionException, MissingConfigException, OmegaConfBaseException):
         keys = []
     nearest = difflib.get_close_matches(wanted, keys, n=3, cutoff=0.5)
@@ -80,12 +81,13 @@ def _explain_unknown_key(error: ConfigCompositionException, name: str, overrides
     return f"there is no setting {wanted!r}{hint}"
 
 
-def _leaf_names(config: Any, prefix: str = "") -> list[str]:
-    """Dotted names of every setting, inner nodes included."""
+def _settings(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted name and plain value, as it is written, of every setting, inner nodes included."""
     plain = OmegaConf.to_container(config, resolve=False) if OmegaConf.is_config(config) else config
-    names: list[str] = []
+    if isinstance(plain, list):
+        plain = dict(enumerate(plain))
     if isinstance(plain, dict):
         for key, value in plain.items():
             name = prefix + str(key)
-            names += [name, *_leaf_names(value, name + ".")]
-    return names
+            yield name, value
+            yield from _settings(value, name + ".")

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from omegaconf import DictConfig
 
-from experiments.checkpointing import AtomicCheckpointIO, RunRecord, newest_checkpoint
+from experiments.checkpointing import AtomicCheckpointIO, GlobalRandomness, RunRecord, newest_checkpoint
 from experiments.coherence import check_coherence, codec_hash
 from experiments.compose import compose_config, experiment_names, resolve
 from experiments.progress import progress_callback
@@ -71,7 +71,7 @@ def build_trainer(config: DictConfig, resolved: dict[str, Any]) -> L.Trainer:
     progress = progress_callback()
     return instantiate(
         config.trainer,
-        callbacks=[*callbacks, RunRecord(resolved), progress],
+        callbacks=[*callbacks, GlobalRandomness(), RunRecord(resolved), progress],
         enable_progress_bar=isinstance(progress, ProgressBar),
         logger=loggers(config),
         plugins=[AtomicCheckpointIO()],

@@ -166,7 +166,8 @@ class ClapConditioner(Conditioner):
         if not self._clap:
             from transformers import ClapModel
 
-            clap, info = self._load(ClapModel, dtype=torch.float32, output_loading_info=True)
+            with torch.random.fork_rng(devices=[]):  # loading draws weights, and throws them away
+                clap, info = self._load(ClapModel, dtype=torch.float32, output_loading_info=True)
             if absent := sorted(info["missing_keys"]):
                 raise ValueError(f"{self._source()} is no CLAP: it lacks {absent[:3]} ({len(absent)} in all)")
             if clap.config.projection_dim != self.dim:

@@ -147,7 +147,8 @@ class MertFeatures(StyleFeatures):
     def encoder(self) -> nn.Module:
         """The frozen MERT, loaded when first asked for."""
         if not self._encoder:
-            self._encoder.append(self._load())
+            with torch.random.fork_rng(devices=[]):  # loading draws weights, and throws them away
+                self._encoder.append(self._load())
         return self._encoder[0]
 
     def _load(self) -> nn.Module:

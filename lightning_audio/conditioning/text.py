@@ -62,7 +62,8 @@ class T5Conditioner(TextConditioner):
     path: local folder of the encoder and its tokeniser, of a MusicGen of transformers that holds both, or a
         folder that holds one under `name`; None asks transformers, which looks in its cache and at the hub.
     word_dropout: probability of each word to be left out in training.
-    cache_size: encodings of that many texts are kept, for prompts and captions that come again.
+    cache_size: encodings of that many texts are kept, for prompts that come again. Not in training: they differ in the
+        last digits by the batch in which they were made, which a resumed run has forgotten.
     """
 
     def __init__(
@@ -114,14 +115,16 @@ class T5Conditioner(TextConditioner):
     def forward(self, prepared: dict[str, Tensor]) -> Condition:
         ids, mask = prepared["ids"], prepared["mask"]
         keys = [tuple(row[valid].tolist()) for row, valid in zip(ids.cpu(), mask.cpu(), strict=True)]
-        known = {key: self._encodings[key] for key in keys if key in self._encodings}
+        remembered = {} if self.training else self._encodings
+        known = {key: remembered[key] for key in keys if key in remembered}
         missing = [key for key in dict.fromkeys(keys) if key and key not in known]
         known |= self._encode(missing, ids.device)
         embedding = torch.zeros(*ids.shape, self.dim, device=ids.device)
         for row, key in zip(embedding, keys, strict=True):
             if key:
                 row[: len(key)] = known[key]
-        self._remember({key: known[key] for key in keys if key})
+        if not self.training:
+            self._remember({key: known[key] for key in keys if key})
         if "given" not in prepared:
             return Condition(embedding, mask)
         steps = max(ids.shape[1], prepared["given"].shape[1])
@@ -152,7 +155,8 @@ class T5Conditioner(TextConditioner):
     def encoder(self) -> nn.Module:
         """The frozen T5 encoder, loaded when first asked for."""
         if not self._encoder:
-            self._encoder.append(self._load_encoder())
+            with torch.random.fork_rng(devices=[]):  # loading draws weights, and throws them away
+                self._encoder.append(self._load_encoder())
         return self._encoder[0]
 
     @property

@@ -102,10 +102,24 @@ def test_t5_runs_in_float32_under_autocast(t5: T5Conditioner) -> None:
 
 
 def test_t5_memory_is_bounded(t5: T5Conditioner) -> None:
-    t5.cache_size = 2
+    t5.eval().cache_size = 2
     for text in ("happy", "sad", "rain"):
         t5(t5.prepare([text]))
     assert len(t5._encodings) == 2
+
+
+def test_t5_remembers_nothing_in_training(t5: T5Conditioner) -> None:
+    t5.train()(t5.prepare(["happy", "a song of rain"]))
+    assert not t5._encodings
+    alone = t5(t5.prepare(["happy"])).embedding
+    fresh = T5Conditioner(name="t5-small", path=t5.path).train()
+    assert torch.equal(alone, fresh(fresh.prepare(["happy"])).embedding)
+
+
+def test_loading_t5_leaves_the_random_state_as_it_was(t5: T5Conditioner) -> None:
+    before = torch.get_rng_state()
+    assert T5Conditioner(name="t5-small", path=t5.path).encoder
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_t5_builds_without_its_weights_and_says_what_is_missing(tmp_path: Path) -> None:
