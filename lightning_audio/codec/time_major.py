@@ -2,9 +2,9 @@
 
 Over [B, C, L] the convolutions of a codec lose much of their time around the product itself: oneDNN reorders what
 comes in and goes out, padding and trimming copy whole signals, and a convolution from or to one channel (the audio)
-has no fast kernel. With the channels innermost a frame is one row of memory. Then padding is a row copy; a strided
-or transposed convolution is one product of rows with a weight that was reordered once (`layers.linear`); and the
-ends are small products too. Weight norms are folded in.
+has no fast kernel. With the channels innermost a frame is one row of memory. Then an activation writes its result
+between the padding, so that neither takes a pass of its own; neighbouring rows are a longer row, so that a strided or
+transposed convolution is one of few long steps; and the ends are small products. Weight norms are folded in.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from lightning_audio.layers.conv import Conv1d, ConvTranspose1d, fold_weight_nor
 from lightning_audio.layers.linear import packed_linear, reordered
 
 Step = Callable[[Tensor], Tensor]
-"""[B, L, C] -> [B, L', C']; what comes in belongs to the step, which may write into it."""
+"""[B, L, C] -> [B, L', C']; what comes in is not written to."""
 
 
 def fast_form(seanet: SEANet) -> Step:
@@ -39,7 +40,11 @@ class TimeMajor:
     """The layers of an encoder or decoder as steps."""
 
     def __init__(self, seanet: SEANet) -> None:
-        self.steps = [step_of(layer) for layer in seanet.layers]
+        self.steps = [
+            step_of(layer, activated=isinstance(before, nn.ELU))
+            for before, layer in pairwise([None, *seanet.layers])
+            if not isinstance(layer, nn.ELU)
+        ]
 
     @staticmethod
     def suits(seanet: SEANet) -> bool:
@@ -51,24 +56,25 @@ class TimeMajor:
 
     def __call__(self, x: Tensor) -> Tensor:
         """[B, C, L] -> [B, C', L']"""
-        x = x.transpose(1, 2).clone(memory_format=torch.contiguous_format)  # the first step may write into it
+        x = x.transpose(1, 2)
         for step in self.steps:
             x = step(x)
         return x.transpose(1, 2).contiguous()
 
 
-def step_of(layer: nn.Module) -> Step:
+def step_of(layer: nn.Module, *, activated: bool = False) -> Step:
+    """The layer as a step.   activated: of ELU(x), which only the convolutions know to do."""
+    match layer:
+        case Conv1d():
+            return Convolution(layer, activated=activated)
+        case ConvTranspose1d():
+            return TransposedConvolution(layer, activated=activated)
+    assert not activated, layer
     match layer:
         case ResidualBlock():
             return Residual(layer)
-        case Conv1d():
-            return Convolution(layer)
-        case ConvTranspose1d():
-            return TransposedConvolution(layer)
         case SkipLSTM():
             return SkipLSTMStep(layer)
-        case nn.ELU():
-            return F.elu_
         case nn.Identity():
             return lambda x: x
     return lambda x: layer(x.transpose(1, 2)).transpose(1, 2)  # a final activation
@@ -90,22 +96,20 @@ class Product:
         return Product, (self.weight, self.bias)  # a reordered weight cannot be copied: it is made again
 
 
-class Convolution:
-    """A `Conv1d`, by one of three ways to the same sums; the sizes say which is the fastest.
+class Sums:
+    """A convolution without padding, of weight [C', C, kernel], by one of three ways; the sizes say which is fastest.
 
     To one channel: each tap's product with every frame, then the sum along the diagonal.
     From one channel, or where the weight is larger than the signal: windows of the signal times the weight.
     Otherwise oneDNN's own convolution, which takes channels innermost as they are.
     """
 
-    def __init__(self, layer: Conv1d) -> None:
-        self.layer = layer
-        weight, self.bias = layer.conv.weight.detach(), layer.conv.bias
-        self.kernel, self.stride, self.dilation = weight.shape[2], layer.stride, layer.dilation
-        self.is_narrow = weight.shape[0] == 1 and self.stride == self.dilation == 1
+    def __init__(self, weight: Tensor, bias: Tensor | None, *, dilation: int = 1) -> None:
+        self.bias, self.kernel, self.dilation = bias, weight.shape[2], dilation
         self.is_thin = weight.shape[1] == 1
         self.weight = weight[:, :, None]  # [C', C, 1, kernel]
-        self.taps = Product(weight[0].t(), None) if self.is_narrow else None
+        is_narrow = weight.shape[0] == 1 and dilation == 1
+        self.taps = Product(weight[0].t(), None) if is_narrow else None
 
     @cached_property
     def windows(self) -> Product:
@@ -113,24 +117,16 @@ class Convolution:
         return Product(self.weight[:, :, 0].transpose(1, 2).flatten(1), self.bias)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.valid(self.padded(x))
-
-    def padded(self, x: Tensor) -> Tensor:
-        left, right = self.layer.pad_left, self.layer.pad_right + -x.shape[1] % self.stride
-        return pad_time(x, left, right, self.layer.pad_mode) if left or right else x
-
-    def valid(self, x: Tensor) -> Tensor:
-        """The convolution without padding."""
-        if self.kernel == 1 and self.stride == 1:
+        if self.kernel == 1:
             return self.windows(x)
         if self.taps is not None:
             return self._diagonal_sums(self.taps(x))
         if self.is_thin or self.weight.numel() > x.numel():
             span = (self.kernel - 1) * self.dilation + 1
-            windows = x.unfold(1, span, self.stride)[..., :: self.dilation]  # [B, L', C, kernel], a view
+            windows = x.unfold(1, span, 1)[..., :: self.dilation]  # [B, L', C, kernel], a view
             return self.windows(windows.transpose(2, 3).flatten(2))
         image = x.transpose(1, 2)[:, :, None]  # [B, C, 1, L], channels innermost in memory
-        y = F.conv2d(image, self.weight, self.bias, (1, self.stride), dilation=(1, self.dilation))
+        y = F.conv2d(image, self.weight, self.bias, dilation=(1, self.dilation))
         return y[:, :, 0].transpose(1, 2)
 
     def _diagonal_sums(self, products: Tensor) -> Tensor:
@@ -142,14 +138,38 @@ class Convolution:
         return y if self.bias is None else y + self.bias
 
 
-class TransposedConvolution:
-    """A `ConvTranspose1d` whose kernel is twice its stride: each pair of frames times a weight gives `stride` rows.
+class Convolution:
+    """A `Conv1d`. If it has a stride, that many rows are one, and it is a convolution of stride 1 over those.
 
-    Frame t reaches the outputs of t by the first half of the kernel and those of t + 1 by the second.
+    activated: of ELU(x) instead of x.
     """
 
-    def __init__(self, layer: ConvTranspose1d) -> None:
-        self.layer = layer
+    def __init__(self, layer: Conv1d, *, activated: bool) -> None:
+        self.layer, self.stride, self.activated = layer, layer.stride, activated
+        weight, bias = layer.conv.weight.detach(), layer.conv.bias
+        if self.stride > 1 and (weight.shape[2] % self.stride or layer.dilation > 1):
+            raise ValueError(
+                f"a convolution of stride {self.stride} with a kernel of {weight.shape[2]}, dilation {layer.dilation}"
+            )
+        # [C', C, kernel] -> [C', stride * C, kernel / stride]
+        of_rows = weight.unflatten(2, (-1, self.stride)).permute(0, 3, 1, 2).flatten(1, 2)
+        self.sums = Sums(of_rows, bias, dilation=layer.dilation)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        left, right = self.layer.pad_left, self.layer.pad_right + -x.shape[1] % self.stride
+        x = pad_time(x, left, right, self.layer.pad_mode, activated=self.activated)
+        return self.sums(x.unflatten(1, (-1, self.stride)).flatten(2))
+
+
+class TransposedConvolution:
+    """A `ConvTranspose1d` whose kernel is twice its stride: a convolution of two frames, which gives `stride` rows.
+
+    Frame t reaches the outputs of t by the first half of the kernel and those of t + 1 by the second.
+    activated: of ELU(x) instead of x.
+    """
+
+    def __init__(self, layer: ConvTranspose1d, *, activated: bool) -> None:
+        self.layer, self.activated = layer, activated
         weight, bias = layer.conv.weight.detach(), layer.conv.bias  # [C, C', kernel]
         stride = layer.conv.stride[0]
         if weight.shape[2] != 2 * stride:
@@ -157,18 +177,13 @@ class TransposedConvolution:
                 f"a transposed convolution of stride {stride} with a kernel of {weight.shape[2]}"
             )
         now, before = weight.split(stride, dim=2)
-        pair = torch.cat([before, now])  # [2 C, C', stride]
+        of_frames = torch.stack([before, now], -1).permute(2, 1, 0, 3).flatten(0, 1)  # [stride * C', C, 2]
         self.out_channels = weight.shape[1]
-        self.product = Product(
-            pair.permute(2, 1, 0).flatten(0, 1), None if bias is None else bias.detach().repeat(stride)
-        )
+        self.sums = Sums(of_frames, None if bias is None else bias.detach().repeat(stride))
 
     def __call__(self, x: Tensor) -> Tensor:
-        batch, frames, width = x.shape
-        pairs = x.new_zeros(batch, frames + 1, 2, width)
-        pairs[:, 1:, 0] = x
-        pairs[:, :-1, 1] = x
-        y = self.product(pairs.flatten(2)).view(batch, -1, self.out_channels)
+        y = self.sums(pad_time(x, 1, 1, "constant", activated=self.activated))
+        y = y.reshape(x.shape[0], -1, self.out_channels)
         return y[:, self.layer.trim_left : y.shape[1] - self.layer.trim_right]
 
 
@@ -177,19 +192,11 @@ class Residual:
 
     def __init__(self, layer: ResidualBlock) -> None:
         _, narrow, _, wide = layer.block
-        assert isinstance(narrow, Conv1d)
-        assert isinstance(wide, Conv1d)
-        self.narrow, self.wide, self.shortcut = (
-            Convolution(narrow),
-            Convolution(wide),
-            step_of(layer.shortcut),
-        )
+        self.narrow, self.wide = step_of(narrow, activated=True), step_of(wide)
+        self.shortcut = step_of(layer.shortcut)
 
     def __call__(self, x: Tensor) -> Tensor:
-        # ELU leaves zeros and reflections what they are: padding first, its copy is the one that may be written to
-        hidden = self.narrow.padded(x)
-        hidden = F.elu_(hidden) if hidden is not x else F.elu(hidden)
-        return self.wide(F.elu_(self.narrow.valid(hidden))).add_(self.shortcut(x))
+        return self.wide(F.elu_(self.narrow(x))).add_(self.shortcut(x))
 
 
 class SkipLSTMStep:
@@ -203,17 +210,24 @@ class SkipLSTMStep:
         return self.lstm(steps)[0].add_(steps).transpose(0, 1)
 
 
-def pad_time(x: Tensor, left: int, right: int, mode: str) -> Tensor:
-    """`layers.conv.pad` along the time of [B, L, C]: a copy with rows before and after."""
+def pad_time(x: Tensor, left: int, right: int, mode: str, *, activated: bool = False) -> Tensor:
+    """`layers.conv.pad` along the time of [B, L, C], of ELU(x) if `activated`: rows before and after."""
     length = x.shape[1]
+    if not (left or right):
+        return F.elu(x) if activated else x
     if mode not in ("constant", "reflect") or (mode == "reflect" and length <= max(left, right)):
+        x = F.elu(x) if activated else x
         return pad(x.transpose(1, 2), left, right, mode).transpose(1, 2).contiguous()
     padded = x.new_empty(x.shape[0], left + length + right, x.shape[2])
-    padded[:, left : left + length] = x
-    if mode == "constant":
+    middle = padded[:, left : left + length]
+    if activated:
+        torch.ops.aten.elu.out(x, out=middle)
+    else:
+        middle.copy_(x)
+    if mode == "constant":  # ELU leaves zeros what they are
         padded[:, :left] = 0
         padded[:, left + length :] = 0
     else:
-        padded[:, :left] = x[:, 1 : left + 1].flip(1)
-        padded[:, left + length :] = x[:, length - 1 - right : length - 1].flip(1)
+        padded[:, :left] = middle[:, 1 : left + 1].flip(1)
+        padded[:, left + length :] = middle[:, length - 1 - right : length - 1].flip(1)
     return padded

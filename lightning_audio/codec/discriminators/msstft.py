@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from lightning_audio.codec.discriminators.verdict import Verdict
+from lightning_audio.layers.conv import conv2d_from_few
 
 
 class STFTDiscriminator(nn.Module):
@@ -62,9 +63,12 @@ class STFTDiscriminator(nn.Module):
         self.conv_post = weight_norm(nn.Conv2d(widths[-1], 1, (time, time), padding=(time // 2, time // 2)))
 
     def forward(self, wav: Tensor) -> Verdict:
-        x = self.spectrogram(wav)
-        features = []
-        for conv in self.convs:
+        first, *convs = self.convs
+        assert isinstance(first, nn.Conv2d)
+        x = conv2d_from_few(self.spectrogram(wav), first)
+        x = F.leaky_relu(x, self.negative_slope, inplace=True)
+        features = [x]
+        for conv in convs:
             x = F.leaky_relu(conv(x), self.negative_slope, inplace=True)
             features.append(x)
         return Verdict(self.conv_post(x), features)
@@ -84,8 +88,12 @@ class STFTDiscriminator(nn.Module):
             return_complex=True,
         )
         parts = torch.view_as_real(spec).unflatten(0, (batch, channels))  # [B, C, bins, frames, 2]
-        # Contiguous: through a transposed input the first convolution, and its gradient, take half as long again.
-        return parts.permute(0, 4, 1, 3, 2).flatten(1, 2).contiguous()
+        spectrogram = parts.permute(0, 4, 1, 3, 2).flatten(1, 2)
+        # On CPU with channels innermost, which the convolutions keep: over a tenth less time for them.
+        on_cpu = wav.device.type == "cpu"
+        return spectrogram.contiguous(
+            memory_format=torch.channels_last if on_cpu else torch.contiguous_format
+        )
 
 
 class MultiScaleSTFTDiscriminator(nn.Module):

@@ -12,8 +12,8 @@ from torch import nn
 from lightning_audio.codec.encodec import EnCodec
 from lightning_audio.codec.quantizer import ResidualVectorQuantizer
 from lightning_audio.codec.seanet import SEANetDecoder, SEANetEncoder
-from lightning_audio.codec.time_major import TimeMajor, pad_time
-from lightning_audio.layers.conv import pad
+from lightning_audio.codec.time_major import TimeMajor, pad_time, step_of
+from lightning_audio.layers.conv import Conv1d, ConvTranspose1d, pad
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -67,8 +67,17 @@ def test_without_reordered_products(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_padding_of_rows_is_padding_of_signals(mode: str, left: int, right: int) -> None:
     for length in (2, 5, 30):
         x = torch.randn(2, 3, length)
-        wanted = pad(x, left, right, mode)
-        assert torch.equal(pad_time(x.transpose(1, 2), left, right, mode).transpose(1, 2), wanted)
+        rows, wanted = x.transpose(1, 2), pad(x, left, right, mode)
+        assert torch.equal(pad_time(rows, left, right, mode).transpose(1, 2), wanted)
+        activated = pad_time(rows, left, right, mode, activated=True).transpose(1, 2)
+        torch.testing.assert_close(activated, nn.functional.elu(wanted))
+
+
+def test_strides_that_do_not_fit_are_named() -> None:
+    with pytest.raises(ValueError, match="stride 2 with a kernel of 5"):
+        step_of(Conv1d(1, 1, 5, stride=2))
+    with pytest.raises(ValueError, match="stride 2 with a kernel of 5"):
+        step_of(ConvTranspose1d(1, 1, 5, stride=2))
 
 
 def codec(**options: Any) -> EnCodec:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lightning_audio.layers.conv import Conv1d, ConvTranspose1d, fold_weight_norm, pad
+from lightning_audio.layers.conv import Conv1d, ConvTranspose1d, conv2d_from_few, fold_weight_norm, pad
 from lightning_audio.layers.recompute import in_parts
 
 
@@ -45,6 +47,42 @@ def test_reflecting_more_than_there_is() -> None:
     x = torch.tensor([[[1.0, 2.0, 3.0]]])
     assert pad(x, 2, 0, "reflect").tolist() == [[[3.0, 2.0, 1.0, 2.0, 3.0]]]
     assert pad(x, 4, 1, "reflect").shape == (1, 1, 8)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("kernel", "padding"), [((3, 9), (1, 4)), ((1, 1), (0, 0)), ((2, 12), (0, 3))])
+@pytest.mark.parametrize("columns", [13, 16, 33])
+def test_convolution_from_few_channels_has_torchs_gradients(
+    columns: int, kernel: tuple[int, int], padding: tuple[int, int], layout: torch.memory_format
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, 5, columns, dtype=torch.float64, generator=generator).to(memory_format=layout)
+    weight = torch.randn(4, 3, *kernel, dtype=torch.float64, generator=generator)
+    bias = torch.randn(4, dtype=torch.float64, generator=generator)
+
+    def with_gradients(function: Callable[[Tensor, nn.Conv2d], Tensor], *wanted: bool) -> list[Tensor]:
+        conv = nn.Conv2d(3, 4, kernel, padding=padding)
+        conv.weight, conv.bias = nn.Parameter(weight), nn.Parameter(bias)
+        image = x.detach()
+        inputs = [image, conv.weight, conv.bias]
+        for tensor, asked in zip(inputs, wanted, strict=True):
+            tensor.requires_grad_(asked)
+        y = function(image, conv)
+        return [y, *torch.autograd.grad(y, [t for t in inputs if t.requires_grad], y.detach().sin())]
+
+    for wanted in [(True, True, True), (True, False, False), (True, False, True), (False, True, True)]:
+        found = with_gradients(conv2d_from_few, *wanted)
+        for ours, theirs in zip(found, with_gradients(lambda x, conv: conv(x), *wanted), strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+
+def test_convolution_from_few_channels_under_autocast() -> None:
+    x, conv = torch.randn(1, 2, 4, 16, requires_grad=True), nn.Conv2d(2, 4, (3, 9), padding=(1, 4))
+    with torch.autocast("cpu", torch.bfloat16):
+        y = conv2d_from_few(x, conv)
+    assert y.dtype == torch.bfloat16
+    gradients = torch.autograd.grad(y.float().sum(), [x, conv.weight])
+    assert [gradient.dtype for gradient in gradients] == [torch.float32, torch.float32]
 
 
 def test_folded_weights_give_the_same() -> None:
