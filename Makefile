@@ -15,7 +15,7 @@ endif
 
 TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 WANDB_MODE=offline
 
-.PHONY: install quickstart test test-fast bench check format clean
+.PHONY: install quickstart test test-fast proofs bench check format clean
 
 install: $(VENV)/.installed
 
@@ -31,10 +31,13 @@ quickstart: install
 	$(BIN)/lightning-audio quickstart --out $(RUNS)/quickstart
 
 test: install
-	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --durations=10
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 --durations=10 -m "not proof"
 
 test-fast: install
-	$(TEST_ENV) $(BIN)/python -m pytest -n 2 -m "not slow"
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 -m "not slow and not proof"
+
+proofs: install
+	$(TEST_ENV) $(BIN)/python -m pytest -m proof
 
 bench: install
 	$(BIN)/python benchmarks/decoding.py

@@ -32,7 +32,8 @@ The same command again resumes the run in run_dir from its newest checkpoint."""
 def loggers(config: DictConfig) -> list[Logger]:
     """CSV always (one file per life of the run); W&B online where there is a key, else offline, or off."""
     run_dir = Path(config.run_dir)
-    found: list[Logger] = [CSVLogger(run_dir, name="logs")]
+    every = config.trainer.log_every_n_steps  # to the disk with each line: a kill takes none with it
+    found: list[Logger] = [CSVLogger(run_dir, name="logs", flush_logs_every_n_steps=every)]
     if config.wandb.mode != "disabled":
         has_key = bool(os.environ.get("WANDB_API_KEY")) or (Path.home() / ".netrc").exists()
         offline = config.wandb.mode == "offline" or (config.wandb.mode == "auto" and not has_key)
