@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
-from typing import NamedTuple
+from collections.abc import Mapping
+from fractions import Fraction
+from math import gcd, lcm
+from typing import NamedTuple, Protocol
 
 import numpy as np
+
+State = dict[str, int | str]
+"""What an order depends on, by name, to be compared when a run is resumed."""
 
 
 class Place(NamedTuple):
@@ -14,6 +21,23 @@ class Place(NamedTuple):
     epoch: int
     shard: int
     nth: int
+
+
+class Order(Protocol):
+    """Which sample stands at each position of an endless stream."""
+
+    @property
+    def seed(self) -> int: ...
+
+    def __len__(self) -> int:
+        """Samples of what is called an epoch."""
+
+    def __call__(self, position: int) -> Place: ...
+
+    def another(self, position: int, rng: np.random.Generator) -> Place:
+        """What may stand in for the sample at `position`, where that one cannot be used."""
+
+    def state(self) -> State: ...
 
 
 class StreamOrder:
@@ -53,6 +77,15 @@ class StreamOrder:
         nth = within - int(ends[which] - self.counts[members[which]])
         return Place(epoch, int(members[which]), nth)
 
+    def another(self, position: int, rng: np.random.Generator) -> Place:
+        """Any sample of the same epoch."""
+        epoch_start = position - position % len(self)
+        return self(epoch_start + int(rng.integers(len(self))))
+
+    def state(self) -> State:
+        counts = hashlib.sha256(self.counts.astype("<i8").tobytes()).hexdigest()[:16]
+        return {"seed": self.seed, "epoch_samples": len(self), "window": self.window, "counts": counts}
+
     def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The epoch's shards in order, and the offset at which each window of them starts."""
 
@@ -75,6 +108,94 @@ class StreamOrder:
             return np.random.default_rng([self.seed, epoch, window]).permutation(size)
 
         return _remember(self._windows, (epoch, window), make, keep=4)
+
+
+class MixtureOrder:
+    """Several streams as one, each with its share of the positions and in its own order.
+
+    The positions are cut into blocks; up to the end of any block a stream has had its exact share, but for less than
+    one sample for each stream before it. Within a block it is chance, seeded by (seed, block), which stream comes. A
+    stream goes on from epoch to epoch at its own pace: none of its samples is left out, or comes before its turn.
+
+    orders: by name; their shards are numbered one stream after the other.   weights: by name, positive.
+    """
+
+    def __init__(
+        self, orders: Mapping[str, StreamOrder], weights: Mapping[str, float], *, seed: int, block: int = 1024
+    ) -> None:
+        if not orders or orders.keys() != weights.keys():
+            raise ValueError(f"weights are of {sorted(weights)}, the datasets are {sorted(orders)}")
+        if seed < 0 or block < 1:
+            raise ValueError(f"seed must be at least 0 and block at least 1, got {seed} and {block}")
+        if not all(0 < weight < float("inf") for weight in weights.values()):
+            raise ValueError(f"weights must be positive, got {dict(weights)}: leave out what is not wanted")
+        self.orders = dict(orders)
+        self.seed = seed
+        self.block = block
+        # As they are written: 0.1 is a tenth, not the nearest binary fraction.
+        shares = [Fraction(str(weights[name])) for name in self.orders]
+        # Whole numbers of any size, without a common divisor: no rounding, however far the stream goes.
+        scale = Fraction(
+            lcm(*(share.denominator for share in shares)), gcd(*(share.numerator for share in shares))
+        )
+        self._shares = [int(share * scale) for share in shares]
+        self._streams = list(self.orders.values())
+        self._first_shards = np.cumsum([0, *(len(order.counts) for order in self._streams)])
+        self._blocks: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Samples of all streams together."""
+        return sum(len(order) for order in self._streams)
+
+    def __call__(self, position: int) -> Place:
+        stream, nth = self._turn(position)
+        return self._place(stream, self._streams[stream](nth))
+
+    def another(self, position: int, rng: np.random.Generator) -> Place:
+        """Of the same stream, in its same epoch."""
+        stream, nth = self._turn(position)
+        return self._place(stream, self._streams[stream].another(nth, rng))
+
+    def state(self) -> State:
+        shares = ", ".join(f"{name} {share}" for name, share in zip(self.orders, self._shares, strict=True))
+        state: State = {"seed": self.seed, "epoch_samples": len(self), "block": self.block, "weights": shares}
+        for name, order in self.orders.items():
+            state |= {f"{name}.{what}": value for what, value in order.state().items()}
+        return state
+
+    def _place(self, stream: int, place: Place) -> Place:
+        return place._replace(shard=int(self._first_shards[stream]) + place.shard)
+
+    def _turn(self, position: int) -> tuple[int, int]:
+        """Whose turn it is, and the how-manieth of that stream."""
+        block, offset = divmod(position, self.block)
+        streams, turns = self._block(block)
+        return int(streams[offset]), int(turns[offset])
+
+    def _block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
+        def make() -> tuple[np.ndarray, np.ndarray]:
+            before, after = self._taken(block * self.block), self._taken((block + 1) * self.block)
+            counts = np.array([end - start for start, end in zip(before, after, strict=True)])
+            streams = np.repeat(np.arange(len(counts)), counts)
+            chance = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(block,)))
+            streams = chance.permutation(streams)
+            turns = np.empty(self.block, np.int64)
+            for stream, (start, end) in enumerate(zip(before, after, strict=True)):
+                turns[streams == stream] = np.arange(start, end)
+            return streams, turns
+
+        return _remember(self._blocks, block, make, keep=4)
+
+    def _taken(self, positions: int) -> list[int]:
+        """How many of the first `positions` are each stream's: the first gets its share of all, rounded down, the
+        next its share of what that leaves, and so on; so none ever shrinks as the stream goes on.
+        """
+        taken, rest = [], sum(self._shares)
+        for share in self._shares:
+            taken.append(positions * share // rest)
+            positions -= taken[-1]
+            rest -= share
+        return taken
 
 
 def _remember(cache: OrderedDict, key, make, *, keep: int):  # type: ignore[no-untyped-def]

@@ -18,7 +18,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.journal import Failure, Journal
-from datamodules.order import StreamOrder
+from datamodules.order import Order, State
 from datamodules.transforms import BatchTransform, Sample
 from lightning_audio.batch import AudioBatch
 
@@ -60,13 +60,12 @@ class Delivered(NamedTuple):
 class StreamDataset(Dataset[Drawn]):
     """Position in the stream -> sample. All chance is drawn from (seed, position), never from the process.
 
-    A bad sample is replaced by another of the same epoch, itself chosen by (seed, position).
+    A bad sample is replaced by another of the same epoch (of the same dataset, in a mixture), itself chosen by
+    (seed, position).
     batch_transforms: draw from (seed, positions of the batch).
     """
 
-    def __init__(
-        self, source: Source, order: StreamOrder, batch_transforms: Sequence[BatchTransform] = ()
-    ) -> None:
+    def __init__(self, source: Source, order: Order, batch_transforms: Sequence[BatchTransform] = ()) -> None:
         self.source = source
         self.order = order
         self.batch_transforms = batch_transforms
@@ -79,11 +78,9 @@ class StreamDataset(Dataset[Drawn]):
             try:
                 return Drawn(position, self.source.load(place.shard, place.nth, rng), failures)
             except (ValueError, OSError, MemoryError) as error:
-                failures.append(
-                    Failure(*self._name(place.shard, place.nth), str(error) or type(error).__name__)
-                )
-            epoch_start = position - position % len(self.order)
-            place = self.order(epoch_start + int(rng.integers(len(self.order))))
+                shard, key = self._name(place.shard, place.nth)
+                failures.append(Failure(position, shard, key, str(error) or type(error).__name__))
+            place = self.order.another(position, rng)
         return Drawn(position, None, failures)
 
     def _name(self, shard: int, nth: int) -> tuple[str, str]:
@@ -99,8 +96,10 @@ class StreamDataset(Dataset[Drawn]):
         if len(samples) < len(drawn):
             return Delivered(None, positions, failures)
         batch = self.source.collate(samples)
-        # Four numbers, where a sample's seed has three: never the draws of a sample.
-        rng = np.random.default_rng([self.order.seed, positions[0], len(positions), 0])
+        # A spawn key, where a sample's seed is [seed, position, attempt]: a longer list might be one of those, since
+        # numpy takes zeros at its end for nothing.
+        key = (positions[0], len(positions))
+        rng = np.random.default_rng(np.random.SeedSequence(self.order.seed, spawn_key=key))
         for transform in self.batch_transforms:
             batch = transform(batch, rng)
         return Delivered(batch, positions, failures)
@@ -206,19 +205,16 @@ class StreamLoader(_Loader):
         for first in itertools.count(start + self.rank * self.per_rank, self.per_rank * self.world_size):
             yield list(range(first, first + self.per_rank))
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> State:
         """The same on every rank; Lightning saves and restores it with its loops."""
-        return {
-            "position": self.position,
-            "seed": self.dataset.order.seed,
-            "epoch_samples": len(self.dataset.order),
-        }
+        return {"position": self.position, **self.dataset.order.state()}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        for name, mine in (("seed", self.dataset.order.seed), ("epoch_samples", len(self.dataset.order))):
-            if state[name] != mine:
-                raise ValueError(f"cannot resume the stream: {name} was {state[name]}, now it is {mine}")
-        self._start, self._consumed_at_start = state["position"], self._consumed()
+    def load_state_dict(self, state: State) -> None:
+        """Goes on from there; ValueError where the order is another, in which that position means nothing."""
+        for name, mine in self.dataset.order.state().items():
+            if state.get(name) != mine:
+                raise ValueError(f"cannot resume the stream: {name} was {state.get(name)}, now it is {mine}")
+        self._start, self._consumed_at_start = int(state["position"]), self._consumed()
         self._stream = None
 
     def close(self) -> None:

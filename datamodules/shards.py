@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 from lightning_audio.span import FileSpan
 from sharding.schema import ATTRIBUTES_PART, ShardIndex, ShardInfo
+from sharding.storage import Folder, as_folder, open_fetched
 
 # Parts up to this size are read at once; of longer ones only what the decoder asks for.
 _WHOLE = 1 << 20
@@ -24,8 +25,8 @@ class ShardReader:
     max_part_bytes: what is larger is refused.
     """
 
-    def __init__(self, folder: Path, *, max_open: int = 64, max_part_bytes: int = 1 << 31) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path | Folder, *, max_open: int = 64, max_part_bytes: int = 1 << 31) -> None:
+        self.folder = as_folder(folder)
         self.max_open = max_open
         self.max_part_bytes = max_part_bytes
         self._files: OrderedDict[str, tuple[int, int]] = OrderedDict()
@@ -75,17 +76,23 @@ class ShardReader:
             raise ValueError(f"has no .{part}")
         if size > self.max_part_bytes:
             raise ValueError(f".{part} has {size} bytes, more than {self.max_part_bytes}")
-        file, length = self._open(shard.name)
+        file, length = self._open(shard)
         if offset < 0 or offset + size > length:
             raise ValueError(f".{part} lies at {offset} to {offset + size}, {shard.name} has {length} bytes")
         return file, offset, size
 
-    def _open(self, name: str) -> tuple[int, int]:
-        if name in self._files:
-            self._files.move_to_end(name)
-            return self._files[name]
+    def _open(self, shard: ShardInfo) -> tuple[int, int]:
+        if shard.name in self._files:
+            self._files.move_to_end(shard.name)
+            return self._files[shard.name]
         while len(self._files) >= self.max_open:
             os.close(self._files.popitem(last=False)[1][0])
-        file = os.open(self.folder / name, os.O_RDONLY | os.O_CLOEXEC)
-        self._files[name] = (file, os.fstat(file).st_size)
-        return self._files[name]
+        file = open_fetched(
+            self.folder,
+            shard.name,
+            lambda path: os.open(path, os.O_RDONLY | os.O_CLOEXEC),
+            sha256=shard.sha256,
+            num_bytes=shard.num_bytes,
+        )
+        self._files[shard.name] = (file, os.fstat(file).st_size)
+        return self._files[shard.name]

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 
-from datamodules.index import DatasetIndex, open_split
+from datamodules.index import DatasetIndex
 from datamodules.journal import Journal
-from datamodules.order import StreamOrder
+from datamodules.order import Order, StreamOrder
 from datamodules.resume import EvalLoader, Source, StreamDataset, StreamLoader, rank_batch_size
 from datamodules.transforms import BatchTransform
-from sharding.schema import DatasetInfo, split_folders
+from sharding.schema import DatasetInfo
+from sharding.storage import Folder, ShardCache, is_remote, load_info, open_splits
 
 
-class StreamDataModule(L.LightningDataModule):
-    """A dataset folder as loaders. A subclass says what a sample is, in `source`.
+class LoaderDataModule(L.LightningDataModule):
+    """Loaders of training, validation and test, whatever the samples. A subclass says what those are, in `source`.
 
-    path: of the dataset, with a folder per split.
     batch_size: of one optimiser step, over all ranks and accumulated batches: the same clips on 1 or 64 GPUs.
     eval_batch_size: of validation and test, over all ranks (None: as batch_size).
     epoch_batches: optimiser steps that Lightning calls an epoch (None: about one pass over the data).
-    accumulation: batches that one optimiser step takes (None: the trainer's accumulate_grad_batches); to be
-    given
+    accumulation: batches that one optimiser step takes (None: the trainer's accumulate_grad_batches); to be given
         where a task with manual optimisation accumulates by itself.
     seed: of the order and of everything random.  window: shards mixed with one another, see `StreamOrder`.
     log_folder: for the audit and the quarantine (None: the trainer's folder).  audit: write down every key.
@@ -37,7 +37,6 @@ class StreamDataModule(L.LightningDataModule):
 
     def __init__(
         self,
-        path: str | Path,
         *,
         batch_size: int,
         eval_batch_size: int | None = None,
@@ -53,7 +52,6 @@ class StreamDataModule(L.LightningDataModule):
         batch_transforms: Sequence[BatchTransform] = (),
     ) -> None:
         super().__init__()
-        self.path = Path(path)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or batch_size
         self.epoch_batches = epoch_batches
@@ -73,12 +71,14 @@ class StreamDataModule(L.LightningDataModule):
         """Where the samples of a split come from."""
         raise NotImplementedError
 
-    def info(self, split: str = "train") -> DatasetInfo:
-        """What a split's dataset.json says."""
-        folders = split_folders(self.path)
-        if split not in folders:
-            raise FileNotFoundError(f"{self.path} has no split {split!r}, only {', '.join(folders)}")
-        return DatasetInfo.load(folders[split])
+    @property
+    def splits(self) -> Collection[str]:
+        """Names of the splits that there are."""
+        raise NotImplementedError
+
+    def order(self, source: Source) -> Order:
+        """The order of training on the samples of `source`."""
+        return StreamOrder(source.counts, seed=self.seed, window=self.window)
 
     def setup(self, stage: str | None = None) -> None:
         """Refuses before any work what does not fit."""
@@ -87,7 +87,7 @@ class StreamDataModule(L.LightningDataModule):
     def train_dataloader(self) -> StreamLoader:
         rank, world_size = self._ranks()
         source = self.source(self.train_split, training=True)
-        order = StreamOrder(source.counts, seed=self.seed, window=self.window)
+        order = self.order(source)
         accumulation = self._accumulation()
         steps = self.epoch_batches or max(1, len(order) // self.batch_size)
         # A trainer that asks again in the middle of a run goes on where it was.
@@ -117,7 +117,7 @@ class StreamDataModule(L.LightningDataModule):
         """Every sample of a split once, in the order of the shards; for evaluation outside of a trainer."""
         loader = self._eval_loader(split)
         if isinstance(loader, list):
-            raise FileNotFoundError(f"{self.path} has no split {split!r}")
+            raise FileNotFoundError(f"there is no split {split!r}, only {', '.join(self.splits)}")
         return loader
 
     def teardown(self, stage: str | None = None) -> None:
@@ -125,7 +125,7 @@ class StreamDataModule(L.LightningDataModule):
             self._train_loader.close()
 
     def _eval_loader(self, split: str) -> EvalLoader | list[EvalLoader]:
-        if split not in split_folders(self.path):
+        if split not in self.splits:
             return []  # Lightning's word for: nothing to validate on
         rank, world_size = self._ranks()
         source = self.source(split, training=False)
@@ -140,9 +140,6 @@ class StreamDataModule(L.LightningDataModule):
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
         )
-
-    def _open(self, split: str, min_duration: float = 0.0) -> DatasetIndex:
-        return open_split(self.path, split, min_duration=min_duration)
 
     def _ranks(self) -> tuple[int, int]:
         """(rank, world size) among those that see different data: fewer than all under tensor parallelism."""
@@ -172,3 +169,37 @@ class StreamDataModule(L.LightningDataModule):
         if self._book is None or self._book.folder != Path(folder):
             self._book = Journal(Path(folder), audit=self.audit, max_bad_ratio=self.max_bad_ratio, rank=rank)
         return self._book
+
+
+class StreamDataModule(LoaderDataModule):
+    """A dataset as loaders.
+
+    path: of the dataset, with a folder per split; a URL or `pipe:` command where it is not on this machine, see
+        `sharding.storage.open_splits`.
+    cache: for the files of such a remote one (None: `ShardCache()`).
+    Other arguments: `LoaderDataModule`.
+    """
+
+    def __init__(self, path: str | Path, *, cache: ShardCache | None = None, **loaders: Any) -> None:
+        super().__init__(**loaders)
+        self.path = path if is_remote(path) else Path(path)
+        self.cache = cache
+        self._infos: dict[str, DatasetInfo] = {}
+
+    @cached_property
+    def splits(self) -> dict[str, Folder]:
+        return open_splits(self.path, self.cache)
+
+    def info(self, split: str = "train") -> DatasetInfo:
+        """What a split's dataset.json says."""
+        if split not in self._infos:
+            self._infos[split] = load_info(self._folder(split))
+        return self._infos[split]
+
+    def _open(self, split: str, min_duration: float = 0.0) -> DatasetIndex:
+        return DatasetIndex(self._folder(split), min_duration=min_duration, info=self.info(split))
+
+    def _folder(self, split: str) -> Folder:
+        if split not in self.splits:
+            raise FileNotFoundError(f"{self.path} has no split {split!r}, only {', '.join(self.splits)}")
+        return self.splits[split]

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 
-from sharding.schema import DatasetInfo, split_folders
+from sharding.schema import DatasetInfo
+from sharding.storage import load_info, open_splits
 
 Config = dict[str, Any]
 
@@ -18,17 +19,20 @@ def check_coherence(config: Config) -> None:
     _check_codec_and_language_model(config.get("codec"), config.get("lm"))
     _check_segment(config)
     _check_global_batch(config)
-    info = _dataset_info(config["data"])
-    if "lm" in config:
-        _check_codes(info, config)
-    elif "codec" in config:
-        _check_audio(info, config)
+    for info in _dataset_infos(config["data"]):
+        if "lm" in config:
+            _check_codes(info, config)
+        elif "codec" in config:
+            _check_audio(info, config)
 
 
 def codec_hash(config: Config) -> str | None:
     """Of the codec that made the codes of the experiment's shards; None where they hold audio."""
-    info = _dataset_info(config["data"])
-    return info.codes.codec_hash if info.codes is not None else None
+    hashes = {info.codes.codec_hash if info.codes else None for info in _dataset_infos(config["data"])}
+    if len(hashes) > 1:
+        first, second, *_ = sorted(map(str, hashes))
+        raise ValueError(f"the datasets were encoded by unlike codecs, {first} and {second}")
+    return hashes.pop()
 
 
 def _check_codec_and_language_model(codec: Config | None, lm: Config | None) -> None:
@@ -74,11 +78,17 @@ def _check_global_batch(config: Config) -> None:
         )
 
 
-def _dataset_info(data: Config) -> DatasetInfo:
-    folders = split_folders(data["path"])
+def _dataset_infos(data: Config) -> list[DatasetInfo]:
+    """What the training split says of itself, of each dataset of a mixture."""
+    cache = instantiate(data.get("cache"))
+    return [_dataset_info(own["path"], cache) for own in data.get("datasets", {"": data}).values()]
+
+
+def _dataset_info(path: str, cache: Any) -> DatasetInfo:
+    folders = open_splits(path, cache)
     if "train" not in folders:
-        raise FileNotFoundError(f"{data['path']} has no split 'train', only {', '.join(folders)}")
-    return DatasetInfo.load(folders["train"])
+        raise FileNotFoundError(f"{path} has no split 'train', only {', '.join(folders)}")
+    return load_info(folders["train"])
 
 
 def _check_audio(info: DatasetInfo, config: Config) -> None:

@@ -1,6 +1,7 @@
 """What a dataset folder says of itself: `dataset.json` of a split, and the index beside each of its tars.
 
 <dataset>/<split>/dataset.json       DatasetInfo: shards with counts, hashes, durations; rates; whose codes
+<dataset>/<split>/durations.bin      how long each sample is, so that training need not read every index to begin
 <dataset>/<split>/000000.tar         key.flac, key.json, ...; or key.codes.npy, key.json
 <dataset>/<split>/000000.index.json  ShardIndex: where each part of each sample lies in the tar
 <dataset>/<split>/skipped.jsonl      what was left out, and why (absent when nothing was)
@@ -8,8 +9,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,20 +21,27 @@ import numpy as np
 
 SCHEMA_VERSION = 1
 DATASET_FILE = "dataset.json"
+DURATIONS_FILE = "durations.bin"
 SKIPPED_FILE = "skipped.jsonl"
 SPLITS = ("train", "valid", "test")
 AUDIO_PARTS = ("flac", "wav", "ogg", "opus", "mp3", "aiff", "aif")
 CODES_PART = "codes.npy"
+CROPS_ATTRIBUTE = "codes_offsets"
 ATTRIBUTES_PART = "json"
 
+# Bounds on what a file may claim before anything is made of it, far above what is useful.
+MAX_SHARD_SAMPLES = 1 << 22
+_MAX_RATE = 1 << 30
 # A shard's name becomes a path, so it may hold nothing that leaves the folder.
 _SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.tar")
-_MAX_JSON_BYTES = 1 << 29
-# What numpy writes for uint16 [K, T]: version 1.0 of the format, the header padded to 64 or 128 bytes in all.
-_CODES_HEADER = re.compile(
-    rb"\x93NUMPY\x01\x00[\x36\x76]\x00\{'descr': '<u2', 'fortran_order': False, "
+MAX_JSON_BYTES = 1 << 29
+_MAX_INDEX_BYTES = 1 << 27
+# What numpy writes for [S, D]: version 1.0 of the format, the header padded to 64 or 128 bytes in all.
+_ARRAY_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00[\x36\x76]\x00\{'descr': '(<u2|<f2|<f4)', 'fortran_order': False, "
     rb"'shape': \((\d{1,9}), (\d{1,9})\), \} {0,64}\n"
 )
+_DTYPES = {"<u2": "uint16", "<f2": "float16", "<f4": "float32"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,16 +58,64 @@ class ShardInfo:
     def __post_init__(self) -> None:
         if not _SHARD_NAME.fullmatch(self.name):
             raise ValueError(f"{self.name!r} is no name for a shard (letters, digits, '-', '_', then .tar)")
+        _within(self.num_samples, f"{self.name}: num_samples", int, MAX_SHARD_SAMPLES)
+        _within(self.num_bytes, f"{self.name}: num_bytes", int, 1 << 60)
+        _within(self.duration, f"{self.name}: duration", float, 1e15)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CodesInfo:
-    """Which codec made the codes, and what they are: frame_rate (Hz), codebooks kept, codes per codebook."""
+    """Which codec made the codes, and what they are: frame_rate (Hz), codebooks kept, codes per codebook.
+
+    crops: codes of each clip: `codes.npy` of all of it, `codes.1.npy`, ... of what is left after a part of a frame,
+        whose samples the clip's attribute `CROPS_ATTRIBUTE` says.
+    """
 
     codec_hash: str
     frame_rate: float
     num_codebooks: int
     cardinality: int
+    crops: int = 1
+
+    def __post_init__(self) -> None:
+        _within(self.frame_rate, "frame_rate (Hz)", float, _MAX_RATE, 1e-6)
+        _within(self.num_codebooks, "num_codebooks", int, 1 << 16, 1)
+        _within(self.cardinality, "cardinality", int, 1 << 16, 1)
+        _within(self.crops, "crops", int, 1 << 16, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureInfo:
+    """What a frozen encoder made of each clip ahead of training: `<name>.npy`, [S, D], all of whose steps are valid.
+
+    A clip without the part has nothing there for the encoder to read or hear.
+
+    attribute: whose condition it is ("description", "melody").
+    encoder, encoder_hash: which, by name, and the hash of its weights or settings.
+    dim: D.   dtype: of the array, "<f2" or "<f4".
+    frame_rate: steps per second, where they go along with the clip and are cut with it; None: they are of all of it.
+    window: s, what one step has heard from its place on; a segment's steps are those that heard nothing else.
+    per_text: one for each of several texts: `<name>.npy`, `<name>.1.npy`, ...
+    """
+
+    attribute: str
+    encoder: str
+    encoder_hash: str
+    dim: int
+    dtype: str
+    frame_rate: float | None = None
+    window: float = 0.0
+    per_text: bool = False
+
+    def steps(self, start: float, duration: float | None) -> slice:
+        """The steps of the segment from `start` on for `duration` (s; None: to the end); one at the least."""
+        if self.frame_rate is None:
+            return slice(None)
+        first = round(start * self.frame_rate)
+        if duration is None:
+            return slice(first, None)
+        # A thousandth of a step of grace: a product of whole numbers of samples may be short of a whole one.
+        return slice(first, first + 1 + max(0, int((duration - self.window) * self.frame_rate + 1e-3)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +124,7 @@ class DatasetInfo:
 
     sample_rates: Hz -> number of samples; of codes, the rate of the audio that they stand for.
     channels: channel count -> number of samples.
-    codes: None where the shards hold audio only.
+    codes: None where the shards hold audio only.   features: by the name of the part.
     """
 
     split: str
@@ -75,7 +133,16 @@ class DatasetInfo:
     channels: dict[int, int]
     codes: CodesInfo | None = None
     num_skipped: int = 0
+    features: dict[str, FeatureInfo] = field(default_factory=dict)
     schema_version: int = field(default=SCHEMA_VERSION)
+
+    def __post_init__(self) -> None:
+        for rate in self.sample_rates:
+            _within(rate, "a sample rate (Hz)", int, _MAX_RATE, 1)
+        for channels in self.channels:
+            _within(channels, "a number of channels", int, _MAX_RATE, 1)
+        if self.shards and not (self.sample_rates and self.channels):
+            raise ValueError(f"{len(self.shards)} shards, and no sample rate or number of channels")
 
     @property
     def num_samples(self) -> int:
@@ -87,13 +154,22 @@ class DatasetInfo:
         return sum(shard.duration for shard in self.shards)
 
     def save(self, folder: Path) -> None:
+        """Writes `dataset.json`; and `durations.bin`, where the shards' indexes lie in the folder already."""
+        indexes = [index_path(folder / shard.name) for shard in self.shards]
+        if all(path.is_file() for path in indexes):
+            (folder / DURATIONS_FILE).write_bytes(pack_durations(self, map(ShardIndex.load, indexes)))
         (folder / DATASET_FILE).write_text(json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> DatasetInfo:
         """The `dataset.json` of a split's folder; ValueError where it is not one that this version reads."""
         path = Path(folder) / DATASET_FILE
-        values = _read_json(path)
+        return cls.parse(read_small(path), str(path))
+
+    @classmethod
+    def parse(cls, data: bytes, path: str) -> DatasetInfo:
+        """The same from the file's bytes; path: for messages."""
+        values = _parse_json(data, path)
         version = values.get("schema_version")
         if version != SCHEMA_VERSION:
             raise ValueError(f"{path} has schema version {version!r}, this program reads {SCHEMA_VERSION}")
@@ -102,6 +178,8 @@ class DatasetInfo:
             values["sample_rates"] = {int(rate): n for rate, n in values["sample_rates"].items()}
             values["channels"] = {int(channels): n for channels, n in values["channels"].items()}
             values["codes"] = CodesInfo(**values["codes"]) if values.get("codes") else None
+            features = values.get("features", {})
+            values["features"] = {name: FeatureInfo(**about) for name, about in features.items()}
             return cls(**values)
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{path} is no dataset description: {error}") from error
@@ -129,9 +207,15 @@ class ShardIndex:
         """float64 [N], seconds."""
         return self.num_samples / self.sample_rates
 
-    def audio_part(self, sample: int) -> str | None:
-        """The name of the part that holds the audio itself."""
-        for part in AUDIO_PARTS:
+    @property
+    def milliseconds(self) -> np.ndarray:
+        """uint32 [N]: the durations, rounded."""
+        return np.rint(np.minimum(self.durations * 1000, np.iinfo(np.uint32).max)).astype(np.uint32)
+
+    def audio_part(self, sample: int, condition: str | None = None) -> str | None:
+        """The name of the part that holds the audio itself, or that of a condition ("melody": "melody.flac")."""
+        for suffix in AUDIO_PARTS:
+            part = suffix if condition is None else f"{condition}.{suffix}"
             if part in self.parts and self.parts[part][sample, 1] >= 0:
                 return part
         return None
@@ -144,7 +228,7 @@ class ShardIndex:
 
     @classmethod
     def load(cls, path: Path) -> ShardIndex:
-        values = _read_json(path)
+        values = _parse_json(read_small(path, _MAX_INDEX_BYTES), str(path))
         try:
             keys = [str(key) for key in values["keys"]]
             parts = {
@@ -181,36 +265,94 @@ def split_folders(dataset: str | Path) -> dict[str, Path]:
     }
 
 
+def numbered_part(name: str, number: int = 0) -> str:
+    """The part of an array of which a sample may have several: `codes.npy`, `codes.1.npy`, `codes.2.npy`, ..."""
+    return f"{name}.{number}.npy" if number else f"{name}.npy"
+
+
+def is_numbered(part: str, name: str) -> bool:
+    """Whether it is one of the parts that `numbered_part` makes of this name."""
+    return re.fullmatch(rf"{re.escape(name)}(\.[1-9]\d{{0,8}})?\.npy", part) is not None
+
+
 def parse_codes(
     data: bytes, *, num_codebooks: int | None = None, cardinality: int | None = None
 ) -> np.ndarray:
-    """uint16 [K, T] from a `.codes.npy`, trusting nothing in it: ValueError unless it is just that, in range.
-
-    One form of header is known, so that neither a parser of literals nor pickle ever sees the file.
-    """
-    header = _CODES_HEADER.match(data)
-    if header is None:
-        raise ValueError(f"codes are no .npy of uint16 [K, T] in C order, they begin with {data[:80]!r}")
-    k, t = int(header[1]), int(header[2])
-    if header.end() > 128 or min(k, t) < 1 or len(data) - header.end() != 2 * k * t:
-        raise ValueError(
-            f"codes [{k}, {t}] should have {2 * k * t} bytes, they have {len(data) - header.end()}"
-        )
+    """uint16 [K, T] from a `.codes.npy`, trusting nothing in it: ValueError unless it is just that, in range."""
+    codes = parse_array(data, dtype="<u2", what="codes")
+    k = codes.shape[0]
     if num_codebooks is not None and k != num_codebooks:
         raise ValueError(f"codes have {k} codebooks, the dataset says {num_codebooks}")
-    codes = np.frombuffer(data, "<u2", offset=header.end()).reshape(k, t)
     if cardinality is not None and int(codes.max()) >= cardinality:
         raise ValueError(f"a code is {int(codes.max())}, the codec has {cardinality}")
     return codes
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def parse_feature(data: bytes, about: FeatureInfo, name: str) -> np.ndarray:
+    """Floats [S, D] from a part `<name>.npy`, trusting nothing in it: ValueError unless it is as `about` says."""
+    vectors = parse_array(data, dtype=about.dtype, what=name)
+    if vectors.shape[1] != about.dim:
+        raise ValueError(f"{name} is {vectors.shape[1]} wide, the dataset says {about.dim}")
+    if not np.isfinite(vectors).all():
+        raise ValueError(f"{name} has NaN or infinite values")
+    return vectors
+
+
+def parse_array(data: bytes, *, dtype: str, what: str) -> np.ndarray:
+    """[S, D] from the bytes of a .npy, read only; ValueError unless it is just that, neither axis empty.
+
+    dtype: "<u2", "<f2" or "<f4".   what: it is called in messages.
+    One form of header is known, so that neither a parser of literals nor pickle ever sees the file.
+    """
+    header = _ARRAY_HEADER.match(data)
+    if header is None or header[1].decode() != dtype:
+        raise ValueError(
+            f"{what} are no .npy of {_DTYPES.get(dtype, dtype)} [., .] in C order, they begin with {data[:80]!r}"
+        )
+    rows, columns = int(header[2]), int(header[3])
+    size = int(dtype[-1]) * rows * columns
+    if header.end() > 128 or min(rows, columns) < 1 or len(data) - header.end() != size:
+        raise ValueError(
+            f"{what} [{rows}, {columns}] should have {size} bytes, they have {len(data) - header.end()}"
+        )
+    return np.frombuffer(data, dtype, offset=header.end()).reshape(rows, columns)
+
+
+def pack_durations(info: DatasetInfo, indexes: Iterable[ShardIndex]) -> bytes:
+    """`durations.bin`: which indexes it is of, 32 bytes; then uint32 [N], ms, of all samples of all shards."""
+    return _indexes_hash(info) + b"".join(index.milliseconds.astype("<u4").tobytes() for index in indexes)
+
+
+def parse_durations(data: bytes, info: DatasetInfo) -> np.ndarray | None:
+    """uint32 [N] of all samples of all shards, ms; None where it is no `durations.bin` of just these shards."""
+    if data[:32] != _indexes_hash(info) or len(data) != 32 + 4 * info.num_samples:
+        return None
+    return np.frombuffer(data, "<u4", offset=32)
+
+
+def _indexes_hash(info: DatasetInfo) -> bytes:
+    return hashlib.sha256(" ".join(shard.index_sha256 for shard in info.shards).encode()).digest()
+
+
+def read_small(path: Path, max_bytes: int = MAX_JSON_BYTES) -> bytes:
+    """All of a file; ValueError where it is larger than that."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path}")
-    if path.stat().st_size > _MAX_JSON_BYTES:
-        raise ValueError(f"{path} has {path.stat().st_size} bytes, more than {_MAX_JSON_BYTES}")
+    if path.stat().st_size > max_bytes:
+        raise ValueError(f"{path} has {path.stat().st_size} bytes, more than {max_bytes}")
+    return path.read_bytes()
+
+
+def _within(value: object, what: str, kind: type[int] | type[float], most: float, least: float = 0) -> None:
+    """ValueError unless it is a number of that kind and in that range: JSON may hold anything in its place."""
+    number = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
+    if not number or not least <= value <= most:  # type: ignore[operator]
+        raise ValueError(f"{what} is {value!r:.80}, not {kind.__name__} in [{least:g}, {most:g}]")
+
+
+def _parse_json(data: bytes, path: str) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_bytes())
+        values = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(values, dict):

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from lightning_audio import audio
 from sharding.encode import encode
+from sharding.schema import CodesInfo, DatasetInfo
 from sharding.sources import find_clips
-from sharding.write import write_shards
+from sharding.write import ShardWriter, write_shards
 
 RATE = 8000
 
@@ -50,3 +54,33 @@ def code_shards(audio_shards: Path, tmp_path_factory: pytest.TempPathFactory) ->
     out = tmp_path_factory.mktemp("codes") / "out"
     encode(audio_shards, out, RampCodec(), "the-hash", batch_size=4)
     return out
+
+
+@pytest.fixture(scope="session")
+def make_codes() -> Callable[..., Path]:
+    """Writes a dataset of codes [1, T] with shards of the given sizes; clip i's codes are i, 10 + i % 7 frames long."""
+
+    def make(folder: Path, sizes: Sequence[int], *, split: str = "train") -> Path:
+        (folder / split).mkdir(parents=True)
+        shards = []
+        for number in range(len(sizes)):
+            with ShardWriter(folder / split / f"{number:06d}.tar") as writer:
+                for i in range(sum(sizes[:number]), sum(sizes[: number + 1])):
+                    frames, npy = 10 + i % 7, io.BytesIO()
+                    np.save(npy, np.full((1, frames), i, np.uint16))
+                    parts = {
+                        "codes.npy": npy.getvalue(),
+                        "json": json.dumps({"description": f"clip {i}", "number": i}).encode(),
+                    }
+                    writer.add(f"c{i:03d}", parts, frames * 80, RATE, 1)
+            info = writer.finish([]).info
+            assert info is not None
+            shards.append(info)
+        total = sum(sizes)
+        codes = CodesInfo(codec_hash="the-hash", frame_rate=100.0, num_codebooks=1, cardinality=1000)
+        DatasetInfo(
+            split=split, shards=tuple(shards), sample_rates={RATE: total}, channels={1: total}, codes=codes
+        ).save(folder / split)
+        return folder
+
+    return make

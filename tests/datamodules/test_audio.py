@@ -175,7 +175,9 @@ def test_nothing_usable_stops_the_run(audio_shards: Path, workers: int, tmp_path
 
 def test_silence_is_replaced_when_asked(tmp_path: Path) -> None:
     for i in range(4):
-        wav = torch.zeros(1, 4000) if i == 2 else torch.full((1, 4000), 0.1)
+        wav = torch.full((1, 4000), 0.1 * (i + 1))
+        if i == 2:  # but for its very end
+            wav[:, :-10] = 0
         audio.write(tmp_path / f"in/{i}.wav", wav, RATE)
     write_shards(find_clips(tmp_path / "in"), tmp_path / "out", fractions={"train": 1.0})
     heard = {key for batch in take(data(tmp_path / "out"), 4) for key in batch.keys}

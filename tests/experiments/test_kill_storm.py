@@ -29,7 +29,7 @@ CODEC = {
         "_target_": "lightning_audio.codec.quantizer.ResidualVectorQuantizer",
         "dim": 8,
         "num_codebooks": 4,
-        "cardinality": 16,
+        "cardinality": 256,
     },
 }
 
@@ -65,11 +65,10 @@ def command(run: Path, given: list[str]) -> list[str]:
         "data.batch_size": BATCH,
         "data.segment_duration": 1.0,
         "data.num_workers": 1,
-        "data.audit": True,
+        "++data.audit": True,
         "++lm.dim": 16,
         "++lm.num_heads": 2,
         "++lm.num_layers": 1,
-        "++lm.cardinality": 16,
         "++lm.conditioning.conditioners.description.dropout": 0.1,
     }
     words = [f"{name}={value}" for name, value in overrides.items()]
