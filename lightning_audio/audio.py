@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -15,14 +15,15 @@ import numpy as np
 import soundfile
 import torch
 from scipy.signal import lfilter
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_audio.atomic import whole_file
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif")
 """File names that are taken for audio, in lower case."""
 
-Source = str | Path | bytes | BinaryIO
+Source = str | Path | bytes | BinaryIO | int
+"""A path, the bytes of a file, an open file, or a file descriptor (at its beginning; closed with the decoder)."""
 
 # The suffix decides; libsndfile calls Opus a subtype of Ogg and would write Vorbis for it.
 _FORMATS = {
@@ -41,6 +42,7 @@ _MAX_KERNEL = 1 << 26
 # Streamed FLAC states no length and hostile files lie: beyond this the length is found by decoding.
 _UNBELIEVABLE = 1 << 27
 _READ_BLOCK = 1 << 20
+_RESAMPLE_WINDOW = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -134,32 +136,54 @@ def encode(
         raise ValueError(f"cannot write {suffix!r} audio; known are {', '.join(_FORMATS)}")
     if wav.dim() != 2 or not 1 <= wav.shape[0] <= 255:
         raise ValueError(f"audio to write must be [C, L], got {list(wav.shape)}")
-    samples = wav.detach().to("cpu", torch.float32)
-    if not torch.isfinite(samples).all():
-        raise ValueError("audio to write has NaN or infinite values")
-    file_format, default_subtype = _FORMATS[suffix.lower()]
-    if subtype not in _FLOAT_SUBTYPES:
-        samples = samples.clamp(-1.0, 1.0)
-    interleaved = np.ascontiguousarray(samples.numpy().T)
     buffer = io.BytesIO()
+    encode_blocks([wav], buffer, sample_rate, wav.shape[0], suffix=suffix, subtype=subtype, level=level)
+    return buffer.getvalue()
+
+
+def encode_blocks(
+    blocks: Iterable[Tensor],
+    file: BinaryIO,
+    sample_rate: int,
+    channels: int,
+    *,
+    suffix: str = ".flac",
+    subtype: str | None = None,
+    level: float | None = None,
+) -> int:
+    """`encode` for audio that comes in blocks [C, L], into an open file. Gives the number of samples written."""
+    file_format, default_subtype = _FORMATS[suffix.lower()]
+    what = f"{suffix} {subtype or ''}".strip()
     try:
-        with soundfile.SoundFile(
-            buffer,
+        writer = soundfile.SoundFile(
+            file,
             "w",
             samplerate=sample_rate,
-            channels=wav.shape[0],
+            channels=channels,
             format=file_format,
             subtype=subtype or default_subtype,
             compression_level=level,
-        ) as file:
-            for start in range(0, len(interleaved), _WRITE_BLOCK):
-                file.write(interleaved[start : start + _WRITE_BLOCK])
+        )
     except (soundfile.LibsndfileError, ValueError) as error:
-        what = f"{suffix} {subtype or ''}".strip()
         raise ValueError(
-            f"cannot write {what} at {sample_rate} Hz, {wav.shape[0]} ch: {_reason(error)}"
+            f"cannot write {what} at {sample_rate} Hz, {channels} ch: {_reason(error)}"
         ) from error
-    return buffer.getvalue()
+    num_samples = 0
+    with writer:
+        for block in blocks:
+            samples = block.detach().to("cpu", torch.float32)
+            if not torch.isfinite(samples).all():
+                raise ValueError("audio to write has NaN or infinite values")
+            if subtype not in _FLOAT_SUBTYPES:
+                samples = samples.clamp(-1.0, 1.0)
+            interleaved = np.ascontiguousarray(samples.numpy().T)
+            try:
+                for start in range(0, len(interleaved), _WRITE_BLOCK):
+                    writer.write(interleaved[start : start + _WRITE_BLOCK])
+            except soundfile.LibsndfileError as error:
+                raise ValueError(f"cannot write {what}: {_reason(error)}") from error
+            num_samples += len(interleaved)
+    return num_samples
 
 
 def write(path: str | Path, wav: Tensor, sample_rate: int, *, subtype: str | None = None) -> None:
@@ -187,6 +211,54 @@ def resample(wav: Tensor, from_rate: int, to_rate: int) -> Tensor:
     return _resampler(from_rate // common, to_rate // common, wav.device, wav.dtype)(wav)
 
 
+def resample_blocks(blocks: Iterable[Tensor], from_rate: int, to_rate: int) -> Iterator[Tensor]:
+    """`resample` for audio that comes in blocks [C, L]: joined, what comes out is the whole's conversion.
+
+    The kernel has a finite width, so a window is joined to the end of the one before, just as much as the kernel
+    reaches back; only the true beginning and end are padded (with their first and last value, as julius does).
+    All windows have one size, whatever that of the blocks: the same samples give the same bits, and the
+    convolution is not prepared, and kept in memory, for each size anew. The whole is cut to floor(L · to / from).
+    """
+    if from_rate == to_rate:
+        yield from blocks
+        return
+    if from_rate <= 0 or to_rate <= 0:
+        raise ValueError(f"sample rates must be positive, got {from_rate} Hz and {to_rate} Hz")
+    common = math.gcd(from_rate, to_rate)
+    old, new = from_rate // common, to_rate // common
+    held: Tensor | None = None  # [C, L], what the kernel still has to pass over
+    num_read = num_given = 0
+    for block in blocks:
+        if not block.shape[-1]:
+            continue
+        resampler = _resampler(old, new, block.device, block.dtype)
+        stride = max(1, _RESAMPLE_WINDOW // old) * old  # of a window, in samples read
+        window = stride - old + resampler.get_buffer("kernel").shape[-1]
+        if held is None:
+            held = block[:, :1].expand(-1, resampler._width)
+        num_read += block.shape[-1]
+        held = torch.cat([held, block], dim=-1)
+        while held.shape[-1] >= window:
+            made = _resample_window(held[:, :window], resampler)
+            num_given += made.shape[-1]
+            held = held[:, stride:]
+            yield made
+    if held is None:
+        return
+    held = torch.cat([held, held[:, -1:].expand(-1, window)], dim=-1)
+    while (left := num_read * new // old - num_given) > 0:
+        made = _resample_window(held[:, :window], resampler)[:, :left]
+        num_given += made.shape[-1]
+        held = nn.functional.pad(held[:, stride:], (0, stride))
+        yield made
+
+
+def _resample_window(wav: Tensor, resampler: julius.ResampleFrac) -> Tensor:
+    """[C, L] -> [C, L'], without padding."""
+    made = nn.functional.conv1d(wav[:, None], resampler.get_buffer("kernel"), stride=resampler.old_sr)
+    return made.transpose(1, 2).flatten(1)  # [C, new, strides] -> [C, strides · new]
+
+
 def convert_channels(wav: Tensor, channels: int) -> Tensor:
     """[..., C, L] -> [..., channels, L]: mean to mono, mono repeated, or the first channels of more."""
     present = wav.shape[-2]
@@ -206,6 +278,13 @@ def convert(wav: Tensor, from_rate: int, to_rate: int, channels: int) -> Tensor:
     if wav.shape[-2] > channels:  # fewer channels first: less to resample
         wav = convert_channels(wav, channels)
     return convert_channels(resample(wav, from_rate, to_rate), channels)
+
+
+def convert_blocks(blocks: Iterable[Tensor], from_rate: int, to_rate: int, channels: int) -> Iterator[Tensor]:
+    """`convert` for audio that comes in blocks [C, L]."""
+    fewer = (convert_channels(block, channels) if block.shape[0] > channels else block for block in blocks)
+    for block in resample_blocks(fewer, from_rate, to_rate):
+        yield convert_channels(block, channels)
 
 
 def normalize_peak(wav: Tensor, *, peak: float = -1.0, only_down: bool = False) -> Tensor:
@@ -253,24 +332,65 @@ def integrated_loudness(wav: Tensor, sample_rate: int) -> float:
     filter's output is limited to [-1, 1], so that very hot audio reads some tenths of a LU too soft.
     Audio shorter than a block of 0.4 s is measured as one block.
     """
-    if wav.shape[0] > 5:
-        raise ValueError(f"loudness is defined for up to 5 channels, got {wav.shape[0]}")
-    if wav.shape[-1] == 0:
-        return -math.inf
-    block, hop = min(round(0.4 * sample_rate), wav.shape[-1]), round(0.1 * sample_rate)
-    samples = wav.detach().to("cpu", torch.float64).numpy()
-    for b, a in (_high_shelf(sample_rate, 1500.0, 4.0, 0.5**0.5), _high_pass(sample_rate, 38.0, 0.5)):
-        samples = np.clip(lfilter(b, a, samples, axis=-1), -1.0, 1.0)
-    totals = np.concatenate([np.zeros((len(samples), 1)), np.cumsum(samples**2, axis=-1)], axis=-1)
-    starts = np.arange(0, samples.shape[-1] - block + 1, hop)
-    energy = (totals[:, starts + block] - totals[:, starts]) / block  # [C, blocks]
-    weights = np.array([1.0, 1.0, 1.0, 1.41, 1.41])[: len(samples), None]
-    power = (weights * energy).sum(axis=0)
-    gate = 10 ** ((-70.0 + 0.691) / 10)
-    if not (power > gate).any():
-        return -math.inf
-    gate = max(gate, 0.1 * power[power > gate].mean())  # the second gate is 10 LU under the first's result
-    return float(-0.691 + 10 * np.log10(power[power > gate].mean()))
+    meter = LoudnessMeter(sample_rate, wav.shape[0])
+    meter.add(wav)
+    return meter.loudness()
+
+
+class LoudnessMeter:
+    """`integrated_loudness`, and RMS, of audio that comes in blocks; keeps two numbers for every 0.1 s."""
+
+    def __init__(self, sample_rate: int, channels: int) -> None:
+        if channels > 5:
+            raise ValueError(f"loudness is defined for up to 5 channels, got {channels}")
+        self._block, self._hop = round(0.4 * sample_rate), round(0.1 * sample_rate)
+        self._filters = (_high_shelf(sample_rate, 1500.0, 4.0, 0.5**0.5), _high_pass(sample_rate, 38.0, 0.5))
+        self._states = [np.zeros((channels, 2)) for _ in self._filters]
+        self._total = np.zeros((channels, 1))  # energy up to here, weighted by the filters
+        # The totals where the blocks of 0.4 s begin, and where they end.
+        self._at_begin = [np.zeros((channels, 1))]
+        self._at_end: list[np.ndarray] = []
+        self._squares = 0.0
+        self._num_samples = 0
+
+    def add(self, wav: Tensor) -> None:
+        """The next samples, [C, L]."""
+        if not wav.shape[-1]:  # scipy forgets the filters' state over nothing
+            return
+        samples = wav.detach().to("cpu", torch.float64).numpy()
+        self._squares += float((samples**2).sum())
+        for i, (b, a) in enumerate(self._filters):
+            samples, self._states[i] = lfilter(b, a, samples, axis=-1, zi=self._states[i])
+            samples = np.clip(samples, -1.0, 1.0)
+        totals = np.cumsum(np.concatenate([self._total, samples**2], axis=-1), axis=-1)
+        place, stop = self._num_samples, self._num_samples + samples.shape[-1]  # totals[:, n]: at place + n
+        for times, first in ((self._at_begin, 0), (self._at_end, self._block)):
+            wanted = np.arange(first, stop + 1, self._hop)
+            times.append(totals[:, wanted[wanted > place] - place])
+        self._total, self._num_samples = totals[:, -1:], stop
+
+    @property
+    def rms(self) -> float:
+        """Over all channels, linear."""
+        return math.sqrt(self._squares / max(1, self._num_samples * len(self._total)))
+
+    def loudness(self) -> float:
+        """Gated loudness (LUFS) of what was added; -inf where nothing of it is above -70 LUFS."""
+        if self._num_samples == 0:
+            return -math.inf
+        if self._num_samples < self._block:
+            energy = self._total / self._num_samples
+        else:
+            ends = np.concatenate(self._at_end, axis=-1)
+            begins = np.concatenate(self._at_begin, axis=-1)[:, : ends.shape[-1]]
+            energy = (ends - begins) / self._block  # [C, blocks]
+        weights = np.array([1.0, 1.0, 1.0, 1.41, 1.41])[: len(energy), None]
+        power = (weights * energy).sum(axis=0)
+        gate = 10 ** ((-70.0 + 0.691) / 10)
+        if not (power > gate).any():
+            return -math.inf
+        gate = max(gate, 0.1 * power[power > gate].mean())  # the second is 10 LU under the first's result
+        return float(-0.691 + 10 * np.log10(power[power > gate].mean()))
 
 
 def _high_shelf(rate: int, frequency: float, gain: float, q: float) -> tuple[np.ndarray, np.ndarray]:

@@ -1,80 +1,64 @@
-"""Clips -> tar shards. The bytes depend on clips and settings alone, not on the workers nor on the clock."""
+"""Clips -> a dataset of tar shards. Its bytes depend on clips and settings alone, not on workers, parts or the clock.
+
+A shard that is done leaves a receipt, so that an interrupted run goes on where it was, and so that of several
+parts of one job, on as many machines, the one that comes last sees that it is and puts the dataset in place.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import io
 import json
 import re
 import shutil
-import tarfile
+import tempfile
+import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
-import numpy as np
-
-from lightning_audio import audio
-from sharding.examine import examine
-from sharding.parallel import Progress, run_all
-from sharding.read import span_table
-from sharding.schema import (
-    ATTRIBUTES_PART,
-    DATASET_FILE,
-    SKIPPED_FILE,
-    SPLITS,
-    CodesInfo,
-    DatasetInfo,
-    ShardIndex,
-    ShardInfo,
-    index_path,
-)
+from sharding.parallel import Progress, advance, run_all
+from sharding.plan import Plan, PlannedShard, make_plan
+from sharding.prepare import Settings, Skipped, prepare
+from sharding.receipts import Partial
+from sharding.schema import SKIPPED_FILE, CodesInfo, DatasetInfo, index_path, split_folders
+from sharding.shard import ShardWriter, WrittenShard
 from sharding.sources.clip import Clip
-from sharding.splits import FRACTIONS, assign_splits
+from sharding.spool import Spool
+from sharding.staging import put_in_place, refuse_existing
 
-
-@dataclass(frozen=True)
-class Skipped:
-    """A clip that was left out, and why."""
-
-    name: str
-    reason: str
+PLAN_FILE = "plan.json"
+"""In a dataset's folder: what was asked for, and the digest of the plan that it was made by."""
 
 
 @dataclass(frozen=True)
 class ShardReport:
-    """What was written: the splits of the dataset in `folder`, and what was left out of it."""
+    """What was written: the splits of the dataset in `folder`, and what was left out of it.
+
+    num_clipped: samples whose source is clipped; their attribute `clipped` says how much of it.
+    num_found: shards that an earlier, interrupted run had left.
+    num_missing: shards that other parts of the job have still to write; no dataset is there before.
+    """
 
     folder: Path
     splits: dict[str, DatasetInfo]
     skipped: list[Skipped] = field(default_factory=list)
+    num_clipped: int = 0
+    num_found: int = 0
+    num_missing: int = 0
 
     @property
     def num_samples(self) -> int:
         return sum(split.num_samples for split in self.splits.values())
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Shard:
+@dataclass(frozen=True)
+class _Task:
     """One shard to write: the work of one process."""
 
-    path: Path
-    clips: list[tuple[str, Clip]]
-    sample_rate: int | None
-    channels: int | None
-
-
-@dataclass(frozen=True)
-class WrittenShard:
-    """What came of it; info is None where no clip was good."""
-
-    info: ShardInfo | None
-    sample_rates: Counter[int]
-    channels: Counter[int]
-    skipped: list[Skipped]
+    shard: PlannedShard
+    settings: Settings
+    partial: Partial
 
 
 def write_shards(
@@ -83,55 +67,166 @@ def write_shards(
     *,
     sample_rate: int | None = None,
     channels: int | None = None,
-    fractions: Mapping[str, float] = FRACTIONS,
+    subtype: str = "PCM_16",
+    flac_level: int = 5,
+    loudness: float | None = None,
+    peak: float = -1.0,
+    chunk_duration: float | None = None,
+    min_duration: float = 0.0,
+    keep_duplicates: bool = False,
+    fractions: Mapping[str, float] | None = None,
     group: str | None = None,
     group_pattern: str | None = None,
     samples_per_shard: int = 1000,
     bytes_per_shard: int = 256 << 20,
     workers: int = 1,
+    part: tuple[int, int] = (0, 1),
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> ShardReport:
-    """Cut `clips` into shards under `out`/<split>; unsound files are left out, counted and named.
+    """Cut `clips` into shards under `out`/<split>; unsound and silent files are left out, counted and named.
 
-    sample_rate (Hz), channels: what to re-encode to, as 16-bit FLAC; with neither, files go in as they are.
+    sample_rate (Hz), channels, subtype, flac_level, loudness (LUFS), peak (dBFS), chunk_duration, min_duration (s):
+        see `sharding.prepare.Settings`; with none of them, files go in as they are.
+    keep_duplicates: also keep what is byte for byte the audio of another clip.
     fractions, group, group_pattern: of splits, where the source has none (see `assign_splits`).
-    samples_per_shard, bytes_per_shard: a shard is closed at either, counted on the source's files.
+    samples_per_shard, bytes_per_shard: a shard is closed at either, counted on the source's files; all chunks of
+        a track are in one shard.
+    part: (i, n), write only every n-th shard from the i-th on; the part that finds all done finishes the dataset.
+    Started again after an interruption, it goes on with what is there. progress counts clips.
     """
-    if samples_per_shard < 1 or bytes_per_shard < 1:
-        raise ValueError(f"a shard must hold something: {samples_per_shard} samples, {bytes_per_shard} bytes")
-    clips = assign_splits(clips, fractions=fractions, group=group, group_pattern=group_pattern)
-    keyed = list(zip(make_keys([clip.name for clip in clips]), clips, strict=True))
-    # By hash: clips of a class or an artist, neighbours by name, are spread over the shards.
-    keyed.sort(key=lambda pair: (hashlib.sha256(pair[0].encode()).digest(), pair[0]))
-    with staged(out, overwrite=overwrite) as staging:
-        shards: list[_Shard] = []
-        for split in SPLITS:
-            parts = _cut(
-                [pair for pair in keyed if pair[1].split == split], samples_per_shard, bytes_per_shard
-            )
-            for number, part in enumerate(parts):
-                path = staging / split / f"{number:06d}.tar"
-                path.parent.mkdir(exist_ok=True)
-                shards.append(_Shard(path=path, clips=part, sample_rate=sample_rate, channels=channels))
-        written = list(run_all(_write_shard, shards, workers=workers, progress=progress))
-        splits = describe([shard.path for shard in shards], written)
-        skipped = [skip for shard in written for skip in shard.skipped]
-        if not splits:
-            raise ValueError(
-                f"none of the {len(clips)} files could be used, e.g. {skipped[0].name}: {skipped[0].reason}"
-            )
-    return ShardReport(Path(out), splits, skipped)
+    settings = Settings(
+        sample_rate=sample_rate,
+        channels=channels,
+        subtype=subtype,
+        flac_level=flac_level,
+        loudness=loudness,
+        peak=peak,
+        chunk_duration=chunk_duration,
+        min_duration=min_duration,
+    )
+    number, count = part
+    if not 0 <= number < count:
+        raise ValueError(f"part {number} of {count}: parts are numbered from 0 to {count - 1}")
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}")
+    out = Path(out)
+    if count == 1:  # of several parts, one that starts late may find the dataset that it belongs to
+        refuse_existing(out, overwrite=overwrite)
+    plan = make_plan(
+        clips,
+        settings,
+        fractions=fractions,
+        group=group,
+        group_pattern=group_pattern,
+        samples_per_shard=samples_per_shard,
+        bytes_per_shard=bytes_per_shard,
+        keep_duplicates=keep_duplicates,
+    )
+    partial = Partial(out.parent / f".{out.name}.{plan.digest[:12]}.partial", plan.digest)
+    if count > 1 and _is_of(out, plan):
+        return _report_of(out, partial)
+    refuse_existing(out, overwrite=overwrite)
+    _warn_of_others(out, partial)
+    partial.dataset.mkdir(parents=True, exist_ok=True)
+    tasks: list[_Task] = []
+    num_found = num_done = 0
+    for shard in plan.shards[number::count]:
+        if partial.receipt(shard) is None:
+            tasks.append(_Task(shard, settings, partial))
+        else:
+            num_found += 1
+            num_done += len(shard.clips)
+    total = num_done + sum(len(task.shard.clips) for task in tasks)
+    for _ in run_all(_write_shard, tasks, workers=workers, progress=progress, done=num_done, total=total):
+        pass
+    return _finish(out, plan, partial, num_found)
+
+
+def _write_shard(task: _Task) -> None:
+    skipped: list[Skipped] = []
+    num_clipped = 0
+    with task.partial.work(task.shard) as folder:
+        with ShardWriter(folder / task.shard.name) as writer, Spool(folder) as spool:
+            for key, clip in task.shard.clips:
+                try:
+                    for made in prepare(key, clip, task.settings, spool):
+                        if isinstance(made, Skipped):
+                            skipped.append(made)
+                            continue
+                        writer.add(made.key, made.parts, made.num_samples, made.sample_rate, made.channels)
+                        num_clipped += made.is_clipped
+                except ValueError as error:
+                    skipped.append(Skipped(clip.name, str(error)))
+                advance()
+        written = writer.finish(skipped, num_clipped)
+        if written.info:
+            task.partial.take(folder / task.shard.name, task.shard)
+        task.partial.sign(task.shard, written)
+
+
+def _finish(out: Path, plan: Plan, partial: Partial, num_found: int) -> ShardReport:
+    """The dataset comes to its place if all its shards are there; of several that see it, one does it."""
+    receipts = [partial.receipt(shard) for shard in plan.shards]
+    written = [receipt for receipt in receipts if receipt is not None]
+    skipped = [skip for skips in plan.left_out.values() for skip in skips]
+    skipped += [skip for receipt in written for skip in receipt.skipped]
+    num_clipped = sum(receipt.num_clipped for receipt in written)
+    if len(written) < len(receipts):
+        if _is_of(out, plan):  # another part has put it in place meanwhile
+            return _report_of(out, partial)
+        return ShardReport(out, {}, skipped, num_clipped, num_found, len(receipts) - len(written))
+    if not any(receipt.info for receipt in written):
+        shutil.rmtree(partial.folder, ignore_errors=True)
+        num_files = plan.num_clips + sum(map(len, plan.left_out.values()))
+        raise ValueError(
+            f"none of the {num_files} files could be used, e.g. {skipped[0].name}: {skipped[0].reason}"
+        )
+    try:
+        splits = _describe_apart(plan, partial, written)
+        put_in_place(partial.dataset, out)
+    except FileNotFoundError:
+        if not _is_of(out, plan):
+            raise
+        return _report_of(out, partial)
+    for folder in _partials(out):
+        shutil.rmtree(folder, ignore_errors=True)
+    return ShardReport(out, splits, skipped, num_clipped, num_found)
+
+
+def _describe_apart(plan: Plan, partial: Partial, written: list[WrittenShard]) -> dict[str, DatasetInfo]:
+    """`describe`, in a folder of its own: another part may be doing the same, and only whole files get across."""
+    with tempfile.TemporaryDirectory(dir=partial.folder, ignore_cleanup_errors=True) as scratch:
+        paths = [Path(scratch) / shard.split / shard.name for shard in plan.shards]
+        for path, shard, made in zip(paths, plan.shards, written, strict=True):
+            path.parent.mkdir(exist_ok=True)
+            if made.info:
+                index_path(path).symlink_to(index_path(partial.path(shard)).absolute())
+        splits = describe(paths, written, left_out=plan.left_out)
+        for split in splits:
+            for file in (Path(scratch) / split).iterdir():
+                if not file.is_symlink():
+                    file.replace(partial.dataset / split / file.name)
+        (Path(scratch) / PLAN_FILE).write_text(_plan_text(plan))
+        (Path(scratch) / PLAN_FILE).replace(partial.dataset / PLAN_FILE)
+    return splits
 
 
 def describe(
-    paths: Sequence[Path], written: Sequence[WrittenShard], codes: CodesInfo | None = None
+    paths: Sequence[Path],
+    written: Sequence[WrittenShard],
+    codes: CodesInfo | None = None,
+    left_out: Mapping[str, Sequence[Skipped]] | None = None,
 ) -> dict[str, DatasetInfo]:
-    """Write `dataset.json` and `skipped.jsonl` of each split that has samples; the others are removed."""
+    """Write `dataset.json` and `skipped.jsonl` of each split that has samples; the others are removed.
+
+    left_out: by split, what was left out before there were shards.
+    """
     infos: dict[str, DatasetInfo] = {}
     for folder in dict.fromkeys(path.parent for path in paths):
         shards = [shard for path, shard in zip(paths, written, strict=True) if path.parent == folder]
-        skipped = [skip for shard in shards for skip in shard.skipped]
+        skipped = list((left_out or {}).get(folder.name, []))
+        skipped += [skip for shard in shards for skip in shard.skipped]
         infos[folder.name] = DatasetInfo(
             split=folder.name,
             shards=tuple(shard.info for shard in shards if shard.info),
@@ -150,153 +245,40 @@ def describe(
     return infos
 
 
-def make_keys(names: Sequence[str]) -> list[str]:
-    """A key for each path: letters, digits, '-' and '_' only, short, all different, always the same."""
-    keys: dict[str, None] = {}
-    for name in names:
-        plain = re.sub(r"[^A-Za-z0-9_-]+", "_", str(PurePosixPath(name).with_suffix(""))).strip("_-")
-        key = plain
-        if not plain or len(plain) > 80 or plain in keys:
-            digest = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:12]
-            key = f"{plain[:64]}-{digest}".lstrip("-")
-        if key in keys:
-            raise ValueError(f"{name} is there twice")
-        keys[key] = None
-    return list(keys)
+def _plan_text(plan: Plan) -> str:
+    values = {"plan": plan.digest, "settings": asdict(plan.settings), "num_clips": plan.num_clips}
+    return json.dumps(values, indent=1) + "\n"
 
 
-def _cut(pairs: list[tuple[str, Clip]], max_samples: int, max_bytes: int) -> Iterator[list[tuple[str, Clip]]]:
-    part: list[tuple[str, Clip]] = []
-    size = 0
-    for pair in pairs:
-        part_bytes = pair[1].path.stat().st_size
-        if part and (len(part) >= max_samples or size + part_bytes > max_bytes):
-            yield part
-            part, size = [], 0
-        part.append(pair)
-        size += part_bytes
-    if part:
-        yield part
+def _is_of(out: Path, plan: Plan) -> bool:
+    """Whether the dataset at `out` was made by this very plan."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return (out / PLAN_FILE).read_text() == _plan_text(plan)
+    return False
 
 
-def _write_shard(task: _Shard) -> WrittenShard:
+def _report_of(out: Path, partial: Partial) -> ShardReport:
+    """Of a dataset that another part has put in place."""
+    shutil.rmtree(partial.folder, ignore_errors=True)
+    splits = {split: DatasetInfo.load(folder) for split, folder in split_folders(out).items()}
     skipped: list[Skipped] = []
-    with ShardWriter(task.path) as writer:
-        for key, clip in task.clips:
-            try:
-                _add_clip(writer, key, clip, task.sample_rate, task.channels)
-            except (ValueError, FileNotFoundError, PermissionError) as error:
-                skipped.append(Skipped(clip.name, str(error)))
-    return writer.finish(skipped)
+    for split in splits:
+        with contextlib.suppress(FileNotFoundError):
+            for line in (out / split / SKIPPED_FILE).read_text().splitlines():
+                skipped.append(Skipped(**json.loads(line)))
+    return ShardReport(out, splits, skipped)
 
 
-def _add_clip(
-    writer: ShardWriter, key: str, clip: Clip, sample_rate: int | None, channels: int | None
-) -> None:
-    found = examine(clip.path)
-    rate, count = sample_rate or found.sample_rate, channels or found.channels
-    part = clip.path.suffix.lower()
-    kept = (sample_rate is None and channels is None) or (
-        part == ".flac" and (rate, count) == (found.sample_rate, found.channels)
-    )
-    num_samples = found.num_samples
-    data: bytes | None = None
-    if not kept:
-        wav = audio.convert(audio.read(clip.path)[0], found.sample_rate, rate, count)
-        part, num_samples, data = ".flac", wav.shape[-1], audio.encode(wav, rate)
-    about = {
-        "source": clip.name,
-        "sample_rate": rate,
-        "channels": count,
-        "duration": round(num_samples / rate, 6),
-    }
-    text = json.dumps({**clip.attributes, **about}, ensure_ascii=False, allow_nan=False).encode()
-    with clip.path.open("rb") if data is None else io.BytesIO(data) as file:
-        writer.add(key, {part[1:]: file, ATTRIBUTES_PART: text}, num_samples, rate, count)
+def _partials(out: Path) -> list[Path]:
+    name = re.compile(rf"\.{re.escape(out.name)}\.[0-9a-f]{{12}}\.partial")
+    return sorted(folder for folder in out.parent.glob(".*.partial") if name.fullmatch(folder.name))
 
 
-class ShardWriter:
-    """A tar and its index, written sample by sample; `finish`, after the `with` block, sums it up."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._keys: list[str] = []
-        self._spans: dict[str, dict[int, tuple[int, int]]] = {}
-        self._audio: list[tuple[int, int, int]] = []
-
-    def __enter__(self) -> ShardWriter:
-        self._tar = tarfile.open(self.path, "w", format=tarfile.USTAR_FORMAT)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._tar.close()
-
-    def add(
-        self,
-        key: str,
-        parts: Mapping[str, bytes | BinaryIO],
-        num_samples: int,
-        sample_rate: int,
-        channels: int,
-    ) -> None:
-        """One sample; parts by name, without the dot. The numbers (sample_rate in Hz) are its audio's."""
-        for part, data in sorted(parts.items()):
-            file = io.BytesIO(data) if isinstance(data, bytes) else data
-            member = tarfile.TarInfo(f"{key}.{part}")  # mtime 0, no owner: the same bytes every time
-            member.size = file.seek(0, 2)
-            file.seek(0)
-            # A ustar header is one block, always, so the data starts 512 bytes on.
-            self._spans.setdefault(part, {})[len(self._keys)] = (self._tar.offset + 512, member.size)
-            self._tar.addfile(member, file)
-        self._keys.append(key)
-        self._audio.append((num_samples, sample_rate, channels))
-
-    def finish(self, skipped: list[Skipped]) -> WrittenShard:
-        """Write the index; an empty shard is removed."""
-        if not self._keys:
-            self.path.unlink()
-            return WrittenShard(None, Counter(), Counter(), skipped)
-        parts = {part: span_table(places, len(self._keys)) for part, places in self._spans.items()}
-        num_samples, sample_rates, channels = np.array(self._audio, np.int64).T
-        index = ShardIndex(self._keys, parts, num_samples, sample_rates, channels)
-        index.save(index_path(self.path))
-        info = ShardInfo(
-            name=self.path.name,
-            num_samples=len(index),
-            num_bytes=self.path.stat().st_size,
-            sha256=file_hash(self.path),
-            index_sha256=file_hash(index_path(self.path)),
-            duration=round(float(index.durations.sum()), 6),
+def _warn_of_others(out: Path, partial: Partial) -> None:
+    others = [folder.name for folder in _partials(out) if folder != partial.folder]
+    if others and not partial.folder.exists():
+        warnings.warn(
+            f"files or settings have changed since an interrupted run wrote {', '.join(others)} in {out.parent}: "
+            "starting anew, those shards are not used; they are removed when this run is done",
+            stacklevel=3,
         )
-        return WrittenShard(info, Counter(sample_rates.tolist()), Counter(channels.tolist()), skipped)
-
-
-def file_hash(path: Path) -> str:
-    """sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextlib.contextmanager
-def staged(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """A folder beside `out` that takes its place if the block ends well, and is removed if it does not.
-
-    overwrite: replace a dataset that is there; a folder that holds anything else is never removed.
-    """
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        if not overwrite:
-            raise FileExistsError(f"{out} exists already; choose another folder or ask to overwrite it")
-        if not any(out.glob(f"*/{DATASET_FILE}")):
-            raise FileExistsError(f"{out} exists and is no dataset; it is not overwritten")
-    staging = out.parent / f".{out.name}.partial"
-    if staging.exists():  # of a run that was killed
-        shutil.rmtree(staging)
-    staging.mkdir(parents=True)
-    try:
-        yield staging
-        if out.exists():
-            shutil.rmtree(out)
-        staging.replace(out)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -139,3 +141,70 @@ def test_channels() -> None:
     assert torch.equal(audio.convert_channels(wav, 1), wav.mean(0, keepdim=True))
     assert torch.equal(audio.convert_channels(wav, 2), wav[:2])
     assert torch.equal(audio.convert_channels(wav[:1], 2), wav[[0, 0]])
+
+
+def in_blocks(wav: Tensor, sizes: tuple[int, ...]) -> Iterator[Tensor]:
+    """[C, L] cut into blocks of these sizes, over and over."""
+    start = 0
+    for size in itertools.cycle(sizes):
+        if start >= wav.shape[-1]:
+            return
+        yield wav[:, start : start + size]
+        start += size
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(44100, 32000), (32000, 44100), (48000, 16000), (22050, 32000), (8000, 48000), (16000, 16000)],
+)
+@pytest.mark.parametrize("length", [1, 37, 4410, 100_011])
+def test_blocks_join_to_the_conversion_of_the_whole(old: int, new: int, length: int) -> None:
+    wav = torch.randn(3, length, generator=torch.Generator().manual_seed(length))
+    made: dict[int, Tensor] = {}
+    for sizes in ((4096,), (1, 0, 700, 23), (length,)):
+        for channels in (1, 2):
+            blocks = audio.convert_blocks(in_blocks(wav, sizes), old, new, channels)
+            joined = torch.cat([wav[:channels, :0], *blocks], dim=-1)
+            expected = audio.convert(wav, old, new, channels)
+            assert joined.shape == expected.shape
+            torch.testing.assert_close(joined, expected, rtol=0, atol=2e-6)
+            made.setdefault(channels, joined)
+            assert torch.equal(joined, made[channels])  # to the bit, however it is cut
+
+
+def test_no_blocks_are_no_audio() -> None:
+    assert list(audio.resample_blocks([], 44100, 32000)) == []
+    with pytest.raises(ValueError, match="0 Hz"):
+        list(audio.resample_blocks([tone()], 0, 32000))
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".opus"])
+def test_blocks_are_encoded_to_the_bytes_of_the_whole(suffix: str) -> None:
+    wav = 0.1 * torch.randn(2, 100_001, generator=torch.Generator().manual_seed(0))
+    file = io.BytesIO()
+    assert audio.encode_blocks(in_blocks(wav, (4096, 77)), file, 48000, 2, suffix=suffix) == 100_001
+    whole = audio.encode(wav, 48000, suffix=suffix)
+    if suffix == ".opus":  # each Ogg stream has a random serial number
+        assert torch.equal(audio.read(file.getvalue())[0], audio.read(whole)[0])
+    else:
+        assert file.getvalue() == whole
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 44100])
+@pytest.mark.parametrize("seconds", [0.2, 0.4, 3.33])
+def test_loudness_of_blocks_is_that_of_the_whole(rate: int, seconds: float) -> None:
+    wav = 0.2 * torch.randn(2, int(seconds * rate), generator=torch.Generator().manual_seed(rate))
+    meter = audio.LoudnessMeter(rate, 2)
+    for block in in_blocks(wav, (1000, 1, 0, 7777)):
+        meter.add(block)
+    assert meter.loudness() == pytest.approx(audio.integrated_loudness(wav, rate), abs=1e-9)
+    assert meter.rms == pytest.approx(float(wav.double().pow(2).mean().sqrt()), rel=1e-9)
+
+
+def test_a_file_descriptor_is_read_and_closed(tmp_path: Path) -> None:
+    audio.write(tmp_path / "a.flac", tone(), 32000)
+    expected, _ = audio.read(tmp_path / "a.flac")
+    file = os.open(tmp_path / "a.flac", os.O_RDONLY)
+    assert torch.equal(audio.read(file)[0], expected)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(file)
