@@ -11,18 +11,29 @@ from typing import Any
 import numpy as np
 import torch
 
+from datamodules.conditions import ConditionReader, Place
 from datamodules.index import DatasetIndex
 from datamodules.shards import ShardReader
 from datamodules.stream import StreamDataModule
-from datamodules.transforms import Accept, OneDescription, Sample, Transform, collate_audio, crop_start
+from datamodules.transforms import (
+    Accept,
+    Sample,
+    Transform,
+    collate_audio,
+    crop_start,
+    one_description,
+    transformed,
+)
 from lightning_audio.audio import convert, open_audio, read_samples
 from lightning_audio.batch import AudioBatch
+from sharding.schema import ShardIndex
 
 # Below this peak (-80 dBFS) a segment is silence, dither or not.
 _SILENCE = 1e-4
 # Draws for another clip before giving up: a kind that is a twentieth of the stream is missed once in 500 000.
 _MAX_DRAWS = 256
-_one_description = OneDescription()
+# Decoded from whole numbers: there can be no NaN.
+_WHOLE_NUMBERS = ("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32")
 
 
 class AudioSource:
@@ -37,6 +48,8 @@ class AudioSource:
         segment_duration: float | None,
         min_segment_ratio: float,
         allow_silence: bool,
+        conditions: Sequence[str] = (),
+        features: Sequence[str] = (),
         transforms: Sequence[Transform],
     ) -> None:
         self.index = index
@@ -48,13 +61,19 @@ class AudioSource:
         self.min_segment_ratio = min_segment_ratio
         self.allow_silence = allow_silence
         self.transforms = transforms
+        self.steering = ConditionReader(
+            self.reader,
+            index.info,
+            conditions=conditions,
+            features=features,
+            sample_rate=sample_rate,
+            channels=channels,
+        )
         self._ends = np.cumsum(self.counts)
 
     def load(self, shard: int, nth: int, rng: np.random.Generator) -> Sample:
         loaded = replace(self._read(shard, nth, rng), another=partial(self._another, (shard, nth)))
-        for transform in self.transforms:
-            loaded = transform(loaded, rng)
-        return loaded
+        return transformed(loaded, self.transforms, rng)
 
     def _another(
         self, own: tuple[int, int], rng: np.random.Generator, accept: Accept | None = None
@@ -75,41 +94,55 @@ class AudioSource:
 
     def _about(self, shard: int, nth: int) -> tuple[str, dict[str, Any]]:
         """Key and attributes of a clip, without its audio."""
-        info, index, sample = (
-            self.index.info.shards[shard],
-            self.index.shard(shard),
-            self.index.sample(shard, nth),
-        )
-        return index.keys[sample], self.reader.attributes(info, index, sample)
+        place = self._place(shard, nth)
+        return place[1].keys[place[2]], self.reader.attributes(*place)
+
+    def _place(self, shard: int, nth: int) -> Place:
+        return self.index.info.shards[shard], self.index.shard(shard), self.index.sample(shard, nth)
 
     def _read(self, shard: int, nth: int, rng: np.random.Generator) -> Sample:
         """A segment of a clip, with one description of it."""
-        info, index, sample = (
-            self.index.info.shards[shard],
-            self.index.shard(shard),
-            self.index.sample(shard, nth),
+        place = self._place(shard, nth)
+        _, index, sample = place
+        attributes = self.reader.attributes(*place)
+        start, count = self._segment(index, sample, attributes, rng)
+        samples = self._samples(place, start, count)
+        attributes, text = one_description(attributes, rng)
+        rate = int(index.sample_rates[sample])
+        begin, duration = start / rate, None if self.segment_duration is None else count / rate
+        return Sample(
+            index.keys[sample],
+            attributes,
+            wav=self._converted(samples.T, rate),
+            start=begin,
+            conditions=self.steering.waveforms(place, begin, duration),
+            features=self.steering.features(place, text, begin, duration),
         )
+
+    def _samples(self, place: Place, start: int, count: int) -> np.ndarray:
+        """`count` samples of the clip's audio, as they are in the file: [L, C]."""
+        _, index, sample = place
         part = index.audio_part(sample)
         if part is None:
             raise ValueError("has no audio")
-        start, count = self._segment(index, sample, rng)
-        with open_audio(self.reader.open(info, index, sample, part)) as file:
+        with open_audio(self.reader.open(*place, part)) as file:
             if file.samplerate != index.sample_rates[sample]:
                 raise ValueError(f"is {file.samplerate} Hz, its index says {index.sample_rates[sample]} Hz")
-            samples = read_samples(file, start, count)  # [L, C]
+            samples = read_samples(file, start, count)
+            needs_look = not self.allow_silence or file.subtype not in _WHOLE_NUMBERS
         if len(samples) < count:
             raise ValueError(f"is cut: {len(samples)} of {count} samples from {start} on")
-        peak = max(samples.max(initial=0.0), -samples.min(initial=0.0))
-        if not np.isfinite(peak):
-            raise ValueError("has NaN or infinite samples")
-        if peak < _SILENCE and not self.allow_silence:
-            raise ValueError(f"is silent from {start / index.sample_rates[sample]:.2f} s on")
-        wav = self._converted(samples.T, int(index.sample_rates[sample]))
-        return _one_description(
-            Sample(index.keys[sample], self.reader.attributes(info, index, sample), wav=wav), rng
-        )
+        if needs_look:
+            peak = max(samples.max(initial=0.0), -samples.min(initial=0.0))
+            if not np.isfinite(peak):
+                raise ValueError("has NaN or infinite samples")
+            if peak < _SILENCE and not self.allow_silence:
+                raise ValueError(f"is silent from {start / index.sample_rates[sample]:.2f} s on")
+        return samples
 
-    def _segment(self, index: Any, sample: int, rng: np.random.Generator) -> tuple[int, int]:
+    def _segment(
+        self, index: ShardIndex, sample: int, attributes: dict[str, Any], rng: np.random.Generator
+    ) -> tuple[int, int]:
         """(start, count) in samples of the file."""
         length, rate = int(index.num_samples[sample]), int(index.sample_rates[sample])
         if self.segment_duration is None:
@@ -148,6 +181,9 @@ class AudioDataModule(StreamDataModule):
     short for
         that are not used. Validation and test use every clip.
     allow_silence: False: a segment under -80 dBFS is replaced by another clip's.
+    conditions: names of further waveforms that steer ("melody": of the parts `melody.flac`, ...), cut to the segment.
+    features: names of what `encode` made ahead ("t5", "chroma"), which take the place of the attributes that they
+        are of.
     transforms: of training samples, after the choice of one description.
     Other arguments: `StreamDataModule`.
     """
@@ -162,6 +198,8 @@ class AudioDataModule(StreamDataModule):
         min_segment_ratio: float = 1.0,
         resample: bool = False,
         allow_silence: bool = True,
+        conditions: Sequence[str] = (),
+        features: Sequence[str] = (),
         transforms: Sequence[Transform] = (),
         **stream: Any,
     ) -> None:
@@ -176,6 +214,7 @@ class AudioDataModule(StreamDataModule):
         self.min_segment_ratio = min_segment_ratio
         self.resample = resample
         self.allow_silence = allow_silence
+        self.conditions, self.features = list(conditions), list(features)
         self.transforms = list(transforms)
 
     def setup(self, stage: str | None = None) -> None:
@@ -192,6 +231,8 @@ class AudioDataModule(StreamDataModule):
             segment_duration=self.segment_duration,
             min_segment_ratio=self.min_segment_ratio if training else 1.0,
             allow_silence=self.allow_silence or not training,
+            conditions=self.conditions,
+            features=self.features,
             transforms=self.transforms if training else (),
         )
 

@@ -10,35 +10,30 @@ from typing import Any
 import numpy as np
 
 from datamodules.audio import AudioDataModule, AudioSource
+from datamodules.tokens import crop_offsets
 from datamodules.transforms import Sample, Transform, collate_audio, collate_codes, crop_start
 from lightning_audio.batch import AudioBatch
-from sharding.schema import CODES_PART, CodesInfo, parse_codes
+from sharding.schema import CodesInfo, ShardIndex, numbered_part, parse_codes
 
 
 class AudioCodesSource(AudioSource):
     """Segments of one split that begin where a frame of codes begins (see `AudioCodesDataModule`)."""
 
-    def __init__(self, *args: Any, codes: CodesInfo, **options: Any) -> None:
+    def __init__(self, *args: Any, codes: CodesInfo, draws_crops: bool, **options: Any) -> None:
         super().__init__(*args, **options)
         self.codes = codes
+        self.draws_crops = draws_crops
         self.hop_length = round(self.sample_rate / codes.frame_rate)
         assert self.segment_duration is not None
         self.num_samples = round(self.segment_duration * self.sample_rate)
         self.num_frames = -(-self.num_samples // self.hop_length)
 
     def _read(self, shard: int, nth: int, rng: np.random.Generator) -> Sample:
-        # The segment is found twice, by the same draw: for the audio, and for its codes.
-        draw = int(rng.integers(1 << 62))
-        loaded = super()._read(shard, nth, np.random.default_rng(draw))
-        info, index, sample = (
-            self.index.info.shards[shard],
-            self.index.shard(shard),
-            self.index.sample(shard, nth),
-        )
-        start, _ = self._segment(index, sample, np.random.default_rng(draw))
-        data = self.reader.read(info, index, sample, CODES_PART)
+        loaded = super()._read(shard, nth, rng)
+        first, offset = divmod(round(loaded.start * self.sample_rate), self.hop_length)
+        number = 0 if offset == 0 else crop_offsets(loaded.attributes, self.codes).index(offset)
+        data = self.reader.read(*self._place(shard, nth), numbered_part("codes", number))
         codes = parse_codes(data, num_codebooks=self.codes.num_codebooks, cardinality=self.codes.cardinality)
-        first = start // self.hop_length
         codes = codes[:, first : first + self.num_frames]
         if codes.shape[1] < self.num_frames:
             raise ValueError(
@@ -46,9 +41,17 @@ class AudioCodesSource(AudioSource):
             )
         return replace(loaded, codes=codes)
 
-    def _segment(self, index: Any, sample: int, rng: np.random.Generator) -> tuple[int, int]:
-        start = crop_start(rng, int(index.num_samples[sample]), self.num_samples, min_ratio=1.0)
-        return start // self.hop_length * self.hop_length, self.num_samples
+    def _segment(
+        self, index: ShardIndex, sample: int, attributes: dict[str, Any], rng: np.random.Generator
+    ) -> tuple[int, int]:
+        """It begins where a frame of one of the crops does."""
+        length, offset = int(index.num_samples[sample]), 0
+        if self.draws_crops:
+            offset = crop_offsets(attributes, self.codes)[int(rng.integers(self.codes.crops))]
+        if length - offset < self.num_samples:  # a clip that has just the length of a segment
+            offset = 0
+        start = crop_start(rng, length - offset, self.num_samples, min_ratio=1.0)
+        return offset + start // self.hop_length * self.hop_length, self.num_samples
 
     def collate(self, samples: Sequence[Sample]) -> AudioBatch:
         audio = collate_audio(samples, sample_rate=self.sample_rate, num_samples=self.num_samples)
@@ -76,6 +79,8 @@ class AudioCodesDataModule(AudioDataModule):
         channels: int = 1,
         segment_duration: float = 1.0,
         allow_silence: bool = True,
+        conditions: Sequence[str] = (),
+        features: Sequence[str] = (),
         codec_hash: str | None = None,
         transforms: Sequence[Transform] = (),
         **stream: Any,
@@ -86,6 +91,8 @@ class AudioCodesDataModule(AudioDataModule):
             channels=channels,
             segment_duration=segment_duration,
             allow_silence=allow_silence,
+            conditions=conditions,
+            features=features,
             transforms=transforms,
             **stream,
         )
@@ -115,10 +122,13 @@ class AudioCodesDataModule(AudioDataModule):
         return AudioCodesSource(
             self._open(split, self.segment_duration or 0.0),
             codes=codes,
+            draws_crops=training and codes.crops > 1,
             sample_rate=self.sample_rate,
             channels=self.channels,
             segment_duration=self.segment_duration,
             min_segment_ratio=1.0,
             allow_silence=self.allow_silence or not training,
+            conditions=self.conditions,
+            features=self.features,
             transforms=self.transforms if training else (),
         )

@@ -153,6 +153,9 @@ class AudioCraftMixing:
             wav=under[:, None],
             num_samples=None if batch.num_samples is None else batch.num_samples[draws.sources],
             conditions={name: value[draws.sources] for name, value in batch.conditions.items()},
+            condition_samples={name: n[draws.sources] for name, n in batch.condition_samples.items()},
+            features={},  # made ahead of clips by themselves
+            feature_steps={},
         )
 
 

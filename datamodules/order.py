@@ -53,6 +53,7 @@ class StreamOrder:
         if seed < 0 or window < 1:
             raise ValueError(f"seed must be at least 0 and window at least 1, got {seed} and {window}")
         self.counts = np.asarray(counts, np.int64)
+        self._length = int(self.counts.sum())
         self.seed = seed
         self.shuffle = shuffle
         self.window = window
@@ -63,7 +64,7 @@ class StreamOrder:
 
     def __len__(self) -> int:
         """Samples per epoch."""
-        return int(self.counts.sum())
+        return self._length
 
     def __call__(self, position: int) -> Place:
         epoch, offset = divmod(position, len(self))

@@ -23,6 +23,11 @@ class AudioBatch:
     wav: [B, C, L] float32 in [-1, 1].   num_samples: [B] int64, valid samples of `wav`.
     codes: [B, K, T] int64.              num_frames: [B] int64, valid frames of `codes`.
     conditions: named waveforms that steer generation ("melody", "style"), each [B, C, L] at `sample_rate`.
+    condition_samples: by the same names, [B] int64, valid samples, 0 where a clip has none. A name that is not
+        there: all are valid.
+    features: what frozen encoders made ahead of attributes, by the attribute's name, [B, S, D] float. They stay on
+        the CPU, where conditioners take them.
+    feature_steps: by the same names, [B] int64, valid steps, 0 where a clip has none.
     """
 
     keys: list[str]
@@ -33,6 +38,9 @@ class AudioBatch:
     codes: Tensor | None = None
     num_frames: Tensor | None = None
     conditions: dict[str, Tensor] = field(default_factory=dict)
+    condition_samples: dict[str, Tensor] = field(default_factory=dict)
+    features: dict[str, Tensor] = field(default_factory=dict)
+    feature_steps: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.keys)

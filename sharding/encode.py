@@ -1,170 +1,206 @@
-"""Shards of audio -> shards of codes: `.codes.npy` (uint16 [K, T]) beside the same attributes."""
+"""Shards -> the same shards with codes (`.codes.npy`, uint16 [K, T]) and features (`.t5.npy`, ...) in them.
+
+Every shard is the work of one process, and its bytes depend on nothing but the source, the encoders and their settings:
+not on ranks, parts, workers or interruptions.
+"""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator
+import contextlib
+import fcntl
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from lightning_audio import audio
+from lightning_audio.atomic import write_text
+from sharding.encoding.clips import SourceShard
+from sharding.encoding.encoders import Codec, Encoders
+from sharding.encoding.features import Feature
+from sharding.encoding.task import EncodeTask, run
 from sharding.parallel import Progress
-from sharding.read import read_part
-from sharding.schema import (
-    ATTRIBUTES_PART,
-    CODES_PART,
-    CodesInfo,
-    DatasetInfo,
-    ShardIndex,
-    index_path,
-    split_folders,
-)
-from sharding.write import ShardReport, ShardWriter, Skipped, WrittenShard, describe, staged
+from sharding.prepare import Skipped
+from sharding.receipts import Partial
+from sharding.schema import SKIPPED_FILE, CodesInfo, DatasetInfo, split_folders
+from sharding.staging import put_in_place, refuse_existing
+from sharding.write import PLAN_FILE, ShardReport, describe
 
-
-class Codec(Protocol):
-    """What is asked of a codec: `lightning_audio.codec.encodec.EnCodec` is one."""
-
-    @property
-    def sample_rate(self) -> int: ...
-
-    @property
-    def channels(self) -> int: ...
-
-    @property
-    def cardinality(self) -> int: ...
-
-    @property
-    def frame_rate(self) -> float: ...
-
-    @property
-    def num_codebooks(self) -> int: ...
-
-    def encode(self, wav: Tensor) -> Any:
-        """[B, C, L] -> an object with .codes [B, K, T] and .scale (None)."""
+# Another number for another way to encode: what an older program left is then not gone on with.
+_ENCODER_VERSION = 1
 
 
 def encode(
     dataset: str | Path,
     out: str | Path,
-    codec: Codec,
-    codec_hash: str,
+    codec: Codec | None,
+    codec_hash: str | None,
     *,
-    batch_size: int = 16,
-    device: str | torch.device = "cpu",
+    features: Sequence[Feature] = (),
+    crops: int = 1,
     keep_audio: bool = False,
+    batch_size: int = 16,
+    num_workers: int = 0,
+    accelerator: str = "auto",
+    devices: int | str = 1,
+    num_nodes: int = 1,
+    part: tuple[int, int] = (0, 1),
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> ShardReport:
     """Write a dataset of codes to `out`, shard for shard and sample for sample that of `dataset`.
 
-    Audio of another rate or channel count is converted to the codec's. Only clips of equal length share a
-    batch, so that a clip's codes do not depend on its neighbours. progress counts clips.
+    codec: makes codes of the audio, converted to its rate and channels. None: codes that are there are kept, and the
+        audio is; features are put beside them.
+    features: what else is made (see `sharding.encoding.features`).
+    crops: codes of each clip, all but the first of what is left after a part of a frame (see `CodesInfo`).
+    keep_audio: also keep the audio itself. Other parts are kept always.
+    batch_size: clips of equal length that are encoded together.   num_workers: processes that read and decode.
+    accelerator, devices, num_nodes: Lightning's; each device encodes its share of the shards. For each device but the
+        first Lightning starts the running program anew: only a program that does just this may ask for several.
+    part: (i, n), of several jobs, only every n-th share; the job that finds all shards done finishes the dataset.
+    Started again after an interruption, it goes on with what is there. progress counts clips.
     """
-    if codec.cardinality > 1 << 16:
-        raise ValueError(f"codes are kept in 16 bits, a codec of cardinality {codec.cardinality} needs more")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    if isinstance(codec, torch.nn.Module):
-        codec.eval().to(device)
+    encoders = Encoders(codec, tuple(features), crops)
+    if batch_size < 1 or num_workers < 0:
+        raise ValueError(
+            f"want batch_size at least 1 and num_workers at least 0, got {batch_size}, {num_workers}"
+        )
+    number, count = part
+    if not 0 <= number < count:
+        raise ValueError(f"part {number} of {count}: parts are numbered from 0 to {count - 1}")
+    out = Path(out)
     folders = split_folders(dataset)
     infos = {split: DatasetInfo.load(folder) for split, folder in folders.items()}
-    about = CodesInfo(
-        codec_hash=codec_hash,
-        frame_rate=float(codec.frame_rate),
-        num_codebooks=codec.num_codebooks,
-        cardinality=codec.cardinality,
+    if codec is not None and codec_hash is None:
+        raise ValueError("codes need the hash of the codec that makes them")
+    about = None if codec is None else encoders.codes_info(str(codec_hash))
+    keep_audio = keep_audio or codec is None
+    settings = _settings(infos, about, encoders, keep_audio)
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    plan = json.dumps({"plan": digest, "settings": settings}, indent=1) + "\n"
+    partial = Partial(out.parent / f".{out.name}.{digest[:12]}.partial", digest)
+    if count > 1 and _is_of(out, plan):
+        return _report_of(out)
+    refuse_existing(out, overwrite=overwrite)
+    shards = [
+        SourceShard(split=split, name=shard.name, clips=(), source=folders[split] / shard.name)
+        for split, info in infos.items()
+        for shard in info.shards
+    ]
+    task = EncodeTask(
+        shards,
+        partial,
+        encoders,
+        keep_audio=keep_audio,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        part=part,
+        progress=progress,
     )
-    total, done = sum(info.num_samples for info in infos.values()), 0
-    report = progress or (lambda done, total: None)
-    report(0, total)
-    paths: list[Path] = []
-    written: list[WrittenShard] = []
-    with staged(out, overwrite=overwrite) as staging, torch.inference_mode():
-        for split, info in infos.items():
-            (staging / split).mkdir()
-            for shard in info.shards:
-                paths.append(staging / split / shard.name)
-                written.append(
-                    _encode_shard(
-                        folders[split] / shard.name, paths[-1], codec, batch_size, device, keep_audio
-                    )
-                )
-                done += shard.num_samples
-                report(done, total)
-        splits = describe(paths, written, about)
-        if not splits:
-            raise ValueError(f"none of the {total} clips of {dataset} could be encoded")
-    return ShardReport(Path(out), splits, [skip for shard in written for skip in shard.skipped])
+    partial.dataset.mkdir(parents=True, exist_ok=True)
+    try:
+        run(task, accelerator=accelerator, devices=devices, num_nodes=num_nodes)
+        return _finish(out, partial, shards, infos, about, encoders, plan)
+    finally:
+        _tidy(partial)
 
 
-def _encode_shard(
-    source: Path, target: Path, codec: Codec, batch_size: int, device: str | torch.device, keep_audio: bool
-) -> WrittenShard:
-    index = ShardIndex.load(index_path(source))
-    codes: dict[int, np.ndarray] = {}
+def _settings(
+    infos: dict[str, DatasetInfo], about: CodesInfo | None, encoders: Encoders, keep_audio: bool
+) -> dict[str, Any]:
+    """All that the bytes of the result follow from."""
+    return {
+        "version": _ENCODER_VERSION,
+        "source": {
+            split: [(shard.name, shard.sha256, shard.index_sha256) for shard in info.shards]
+            for split, info in infos.items()
+        },
+        "codes": None if about is None else asdict(about),
+        "features": {feature.name: asdict(feature.info) for feature in encoders.features},
+        "keep_audio": keep_audio,
+    }
+
+
+def _finish(
+    out: Path,
+    partial: Partial,
+    shards: Sequence[SourceShard],
+    infos: dict[str, DatasetInfo],
+    about: CodesInfo | None,
+    encoders: Encoders,
+    plan: str,
+) -> ShardReport:
+    """The dataset comes to its place if all its shards are there; of several that see it, the first does it."""
+    with _alone(partial) as is_there:
+        if not is_there:
+            return _report_of(out)
+        receipts = [partial.receipt(shard) for shard in shards]
+        written = [receipt for receipt in receipts if receipt is not None]
+        skipped = [skip for receipt in written for skip in receipt.skipped]
+        if len(written) < len(receipts):
+            return ShardReport(out, {}, skipped, num_missing=len(receipts) - len(written))
+        if not any(receipt.info for receipt in written):
+            shutil.rmtree(partial.folder)
+            total = sum(info.num_samples for info in infos.values())
+            raise ValueError(
+                f"none of the {total} clips could be encoded, e.g. {skipped[0].name}: {skipped[0].reason}"
+                if skipped
+                else "there are no clips to encode"
+            )
+        for split in infos:
+            (partial.dataset / split).mkdir(exist_ok=True)
+        splits = describe([partial.path(shard) for shard in shards], written)
+        made = {feature.name: feature.info for feature in encoders.features}
+        for split, info in splits.items():
+            source = infos[split]
+            splits[split] = replace(info, codes=about or source.codes, features={**source.features, **made})
+            splits[split].save(partial.dataset / split)
+        write_text(partial.dataset / PLAN_FILE, plan)
+        put_in_place(partial.dataset, out)
+        name = re.compile(rf"\.{re.escape(out.name)}\.[0-9a-f]{{12}}\.partial")
+        for folder in out.parent.glob(".*.partial"):
+            if name.fullmatch(folder.name):  # this one, and those of interrupted runs with other settings
+                shutil.rmtree(folder, ignore_errors=True)
+    return ShardReport(out, splits, skipped)
+
+
+@contextlib.contextmanager
+def _alone(partial: Partial) -> Iterator[bool]:
+    """One process at a time, of all jobs. Whether the partial dataset is still there: another may have finished it."""
+    try:
+        lock = (partial.folder / "lock").open("w")
+    except FileNotFoundError:
+        yield False
+        return
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # let go of when the process ends, however it ends
+        yield partial.dataset.is_dir()
+
+
+def _tidy(partial: Partial) -> None:
+    """Nothing is left of a run that has done nothing; another that has just begun makes its folders anew."""
+    for folder in ("work", "dataset", "."):
+        with contextlib.suppress(OSError):  # not empty, or not there
+            (partial.folder / folder).rmdir()
+
+
+def _is_of(out: Path, plan: str) -> bool:
+    """Whether the dataset at `out` was made by this very plan."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return (out / PLAN_FILE).read_text() == plan
+    return False
+
+
+def _report_of(out: Path) -> ShardReport:
+    """Of a dataset that another process has put in place."""
+    splits = {split: DatasetInfo.load(folder) for split, folder in split_folders(out).items()}
     skipped: list[Skipped] = []
-    with source.open("rb") as file:
-        for samples in _like_batches(index, batch_size):
-            wavs: dict[int, Tensor] = {}
-            for sample in samples:
-                try:
-                    wavs[sample] = _read_wav(file, index, sample, codec)
-                except ValueError as error:
-                    skipped.append(Skipped(index.keys[sample], str(error)))
-            # A file can still be shorter than its index says: equal lengths only, whatever was promised.
-            for length in sorted({wav.shape[-1] for wav in wavs.values()}):
-                chosen = [sample for sample, wav in wavs.items() if wav.shape[-1] == length]
-                batch = torch.stack([wavs[sample] for sample in chosen]).to(device)
-                codes |= zip(chosen, _codes(codec, batch), strict=True)
-        with ShardWriter(target) as writer:
-            for sample in sorted(codes):
-                parts = {ATTRIBUTES_PART: read_part(file, index, sample, ATTRIBUTES_PART)}
-                part = index.audio_part(sample)
-                if keep_audio and part is not None:
-                    parts[part] = read_part(file, index, sample, part)
-                num_samples = round(index.durations[sample] * codec.sample_rate)
-                parts[CODES_PART] = npy_bytes(codes[sample])
-                writer.add(index.keys[sample], parts, num_samples, codec.sample_rate, codec.channels)
-    return writer.finish(skipped)
-
-
-def _like_batches(index: ShardIndex, batch_size: int) -> Iterator[list[int]]:
-    """The samples of a shard in batches of one length and rate."""
-    alike: dict[tuple[int, int, int], list[int]] = {}
-    for sample, kind in enumerate(zip(index.num_samples, index.sample_rates, index.channels, strict=True)):
-        alike.setdefault(tuple(int(value) for value in kind), []).append(sample)  # type: ignore[arg-type]
-    for samples in alike.values():
-        for start in range(0, len(samples), batch_size):
-            yield samples[start : start + batch_size]
-
-
-def _read_wav(file: BinaryIO, index: ShardIndex, sample: int, codec: Codec) -> Tensor:
-    """[C, L] as the codec wants it."""
-    part = index.audio_part(sample)
-    if part is None:
-        raise ValueError(f"{index.keys[sample]} has no audio")
-    wav, rate = audio.read(read_part(file, index, sample, part))
-    if not wav.shape[-1] or not torch.isfinite(wav).all():
-        raise ValueError(f"{index.keys[sample]} has no samples, or NaN among them")
-    return audio.convert(wav, rate, codec.sample_rate, codec.channels)
-
-
-def _codes(codec: Codec, wav: Tensor) -> np.ndarray:
-    """[B, C, L] -> uint16 [B, K, T]"""
-    encoded = codec.encode(wav)
-    if getattr(encoded, "scale", None) is not None:
-        raise ValueError("this codec scales its input clip by clip; codes alone do not hold that scale")
-    codes: Tensor = encoded.codes
-    return codes.cpu().numpy().astype(np.uint16)
-
-
-def npy_bytes(array: np.ndarray) -> bytes:
-    """The bytes of a .npy file."""
-    buffer = io.BytesIO()
-    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
-    return buffer.getvalue()
+    for split in splits:
+        with contextlib.suppress(FileNotFoundError):
+            lines = (out / split / SKIPPED_FILE).read_text().splitlines()
+            skipped += [Skipped(**json.loads(line)) for line in lines]
+    return ShardReport(out, splits, skipped)

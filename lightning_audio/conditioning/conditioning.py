@@ -136,12 +136,18 @@ class Conditioning(nn.Module):
 
 
 def attributes_of(batch: AudioBatch) -> list[Attributes]:
-    """The attributes of a batch, its named waveforms ("melody", "style") among them as `WavCondition`s."""
-    named = batch.conditions.items()
-    return [
-        {**attributes, **{name: WavCondition(wavs[row], batch.sample_rate) for name, wavs in named}}
-        for row, attributes in enumerate(batch.attributes)
-    ]
+    """The attributes of a batch, with its named waveforms as `WavCondition`s and its features as `Precomputed`."""
+    items = [dict(attributes) for attributes in batch.attributes]
+    for name, wavs in batch.conditions.items():
+        lengths = batch.condition_samples.get(name)
+        for row, length in enumerate([wavs.shape[-1]] * len(items) if lengths is None else lengths.tolist()):
+            if length:
+                items[row][name] = WavCondition(wavs[row, :, :length], batch.sample_rate)
+    for name, vectors in batch.features.items():
+        for row, steps in enumerate(batch.feature_steps[name].tolist()):
+            if steps:
+                items[row][name] = Precomputed(vectors[row, :steps])
+    return list(items)
 
 
 def with_own_audio(
