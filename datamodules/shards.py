@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from lightning_audio.span import FileSpan
-from sharding.schema import ATTRIBUTES_PART, ShardIndex, ShardInfo
+from sharding.schema import ATTRIBUTES_PART, ShardIndex, ShardInfo, parse_attributes
 from sharding.storage import Folder, as_folder, open_fetched
 
 # Parts up to this size are read at once; of longer ones only what the decoder asks for.
 _WHOLE = 1 << 20
 _READ_AHEAD = 1 << 17
-_MAX_ATTRIBUTES = 1 << 22
 
 
 class ShardReader:
@@ -48,16 +46,7 @@ class ShardReader:
 
     def attributes(self, shard: ShardInfo, index: ShardIndex, sample: int) -> dict[str, Any]:
         """The sample's attributes."""
-        size = int(index.parts[ATTRIBUTES_PART][sample, 1]) if ATTRIBUTES_PART in index.parts else -1
-        if size > _MAX_ATTRIBUTES:
-            raise ValueError(f"attributes have {size} bytes, more than {_MAX_ATTRIBUTES}")
-        try:
-            values = json.loads(self.read(shard, index, sample, ATTRIBUTES_PART))
-        except RecursionError as error:
-            raise ValueError("attributes are nested too deeply") from error
-        if not isinstance(values, dict):
-            raise ValueError(f"attributes are a {type(values).__name__}, not an object")
-        return values
+        return parse_attributes(self.read(shard, index, sample, ATTRIBUTES_PART))
 
     def close(self) -> None:
         while self._files:

@@ -16,6 +16,7 @@ VERBS = {
     "quickstart": "the whole road on an embedded corpus: shards, codec, language model, generation, scores, page",
     "shard": "cut a folder, a captions table or a manifest of audio into tar shards",
     "check": "verify a dataset of shards",
+    "report": "show what is in a dataset of shards, as a page with plots",
     "encode": "turn shards of audio into shards of codes",
     "train": "train an experiment (Hydra overrides)",
     "generate": "write audio for texts",

@@ -39,8 +39,10 @@ _FLOAT_SUBTYPES = ("FLOAT", "DOUBLE")
 # libsndfile's Vorbis encoder puts a whole write on the stack and overflows it on long audio.
 _WRITE_BLOCK = 1 << 16
 _MAX_KERNEL = 1 << 26
-# Streamed FLAC states no length and hostile files lie: beyond this the length is found by decoding.
-_UNBELIEVABLE = 1 << 27
+# Streamed FLAC states no length and hostile files lie: of more values than this, the length is found by decoding.
+_UNBELIEVABLE = 1 << 25
+# What a header may claim (Hz): at 1 Hz a few kilobytes would resample to gigabytes.
+_RATES = (1_000, 1_000_000)
 _READ_BLOCK = 1 << 20
 _RESAMPLE_WINDOW = 1 << 15
 
@@ -66,9 +68,13 @@ def open_audio(source: Source) -> soundfile.SoundFile:
     name = str(source) if isinstance(source, str | Path) else "audio data"
     file: BinaryIO | str = io.BytesIO(source) if isinstance(source, bytes) else source  # type: ignore[assignment]
     try:
-        return soundfile.SoundFile(file)
+        decoder = soundfile.SoundFile(file)
     except (soundfile.LibsndfileError, TypeError) as error:
         raise ValueError(f"{name} is no audio that can be read: {_reason(error)}") from error
+    if not _RATES[0] <= decoder.samplerate <= _RATES[1]:
+        decoder.close()
+        raise ValueError(f"{name} claims a sample rate of {decoder.samplerate} Hz; known are {_RATES[0]} to {_RATES[1]}")
+    return decoder
 
 
 def info(source: Source) -> AudioInfo:
@@ -98,7 +104,7 @@ def read_samples(file: soundfile.SoundFile, start: int, count: int = -1) -> np.n
     try:
         if start:
             file.seek(start)
-        if count >= 0 or file.frames < _UNBELIEVABLE:
+        if count >= 0 or file.frames * file.channels < _UNBELIEVABLE:
             return file.read(count, dtype="float32", always_2d=True)
         return np.concatenate([np.zeros((0, file.channels), np.float32), *read_blocks(file)])
     except soundfile.LibsndfileError as error:

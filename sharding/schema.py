@@ -27,6 +27,7 @@ SPLITS = ("train", "valid", "test")
 AUDIO_PARTS = ("flac", "wav", "ogg", "opus", "mp3", "aiff", "aif")
 CODES_PART = "codes.npy"
 CROPS_ATTRIBUTE = "codes_offsets"
+MAX_ATTRIBUTES_BYTES = 1 << 22
 ATTRIBUTES_PART = "json"
 
 # Bounds on what a file may claim before anything is made of it, far above what is useful.
@@ -61,6 +62,7 @@ class ShardInfo:
         _within(self.num_samples, f"{self.name}: num_samples", int, MAX_SHARD_SAMPLES)
         _within(self.num_bytes, f"{self.name}: num_bytes", int, 1 << 60)
         _within(self.duration, f"{self.name}: duration", float, 1e15)
+        _texts(self, "sha256", "index_sha256")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +84,7 @@ class CodesInfo:
         _within(self.num_codebooks, "num_codebooks", int, 1 << 16, 1)
         _within(self.cardinality, "cardinality", int, 1 << 16, 1)
         _within(self.crops, "crops", int, 1 << 16, 1)
+        _texts(self, "codec_hash")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +109,15 @@ class FeatureInfo:
     frame_rate: float | None = None
     window: float = 0.0
     per_text: bool = False
+
+    def __post_init__(self) -> None:
+        _texts(self, "attribute", "encoder", "encoder_hash")
+        if self.dtype not in ("<f2", "<f4"):
+            raise ValueError(f"features are <f2 or <f4, got {self.dtype!r}")
+        _within(self.dim, "dim", int, 1 << 30, 1)
+        _within(self.window, "window (s)", float, 1e9)
+        if self.frame_rate is not None:
+            _within(self.frame_rate, "frame_rate (Hz)", float, _MAX_RATE, 1e-6)
 
     def steps(self, start: float, duration: float | None) -> slice:
         """The steps of the segment from `start` on for `duration` (s; None: to the end); one at the least."""
@@ -137,6 +149,10 @@ class DatasetInfo:
     schema_version: int = field(default=SCHEMA_VERSION)
 
     def __post_init__(self) -> None:
+        _texts(self, "split")
+        _within(self.num_skipped, "num_skipped", int, 1 << 60)
+        for count in (*self.sample_rates.values(), *self.channels.values()):
+            _within(count, "a number of samples", int, 1 << 60)
         for rate in self.sample_rates:
             _within(rate, "a sample rate (Hz)", int, _MAX_RATE, 1)
         for channels in self.channels:
@@ -275,6 +291,25 @@ def is_numbered(part: str, name: str) -> bool:
     return re.fullmatch(rf"{re.escape(name)}(\.[1-9]\d{{0,8}})?\.npy", part) is not None
 
 
+def parse_attributes(data: bytes) -> dict[str, Any]:
+    """The attributes of a sample; ValueError where they are no JSON object, too large, or hold NaN."""
+    if len(data) > MAX_ATTRIBUTES_BYTES:
+        raise ValueError(f"attributes have {len(data)} bytes, more than {MAX_ATTRIBUTES_BYTES}")
+    try:
+        values = json.loads(data.decode(), parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise ValueError("attributes are nested too deeply") from error
+    except ValueError as error:
+        raise ValueError(f"attributes are no JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"attributes are a {type(values).__name__}, not an object")
+    return values
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number that JSON knows")
+
+
 def parse_codes(
     data: bytes, *, num_codebooks: int | None = None, cardinality: int | None = None
 ) -> np.ndarray:
@@ -341,6 +376,13 @@ def read_small(path: Path, max_bytes: int = MAX_JSON_BYTES) -> bytes:
     if path.stat().st_size > max_bytes:
         raise ValueError(f"{path} has {path.stat().st_size} bytes, more than {max_bytes}")
     return path.read_bytes()
+
+
+def _texts(about: object, *names: str) -> None:
+    """ValueError where one of these fields, read from JSON, is no text."""
+    for name in names:
+        if not isinstance(getattr(about, name), str):
+            raise ValueError(f"{name} is {getattr(about, name)!r}, which is no text")
 
 
 def _within(value: object, what: str, kind: type[int] | type[float], most: float, least: float = 0) -> None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sharding.read import parse_attributes
+from sharding.schema import parse_attributes
 from sharding.sources.clip import Clip, artist_of, split_name
 from sharding.sources.tree import list_audio
 

@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sharding.read import MAX_ATTRIBUTES_BYTES, members, parse_attributes
+from sharding.read import members
+from sharding.schema import MAX_ATTRIBUTES_BYTES, parse_attributes
 from sharding.sources.clip import Clip, artist_of, split_name
 from sharding.sources.folder import keep_splits
 from sharding.sources.table import warn_absent

@@ -4,6 +4,7 @@ import io
 import itertools
 import math
 import os
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -208,3 +209,24 @@ def test_a_file_descriptor_is_read_and_closed(tmp_path: Path) -> None:
     assert torch.equal(audio.read(file)[0], expected)
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(file)
+
+
+def test_a_header_that_lies_costs_no_memory() -> None:
+    data = bytearray(audio.encode(torch.rand(1, 4000) - 0.5, 8000))
+    value = int.from_bytes(data[18:26], "big")  # 20 bits of rate, 3 of channels, 5 of depth, 36 of length
+    data[18:26] = (value >> 36 << 36 | 7 << 41 | (1 << 27) - 1).to_bytes(8, "big")
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="cannot be decoded"):
+            audio.read(bytes(data))  # claims 4 GiB
+        assert tracemalloc.get_traced_memory()[1] < 1 << 28
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("rate", [1, 999, 1_000_001])
+def test_rates_that_nothing_has_are_refused(rate: int) -> None:
+    data = bytearray(audio.encode(torch.rand(1, 4000) - 0.5, 8000, suffix=".wav"))
+    data[24:28] = rate.to_bytes(4, "little")
+    with pytest.raises(ValueError, match=f"claims a sample rate of {rate} Hz"):
+        audio.read(bytes(data))
