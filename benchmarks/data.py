@@ -37,9 +37,9 @@ from datamodules.audio import AudioDataModule
 from datamodules.tokens import TokenDataModule
 from sharding.parallel import run_all
 from sharding.schema import CODES_PART, CodesInfo
-from sharding.shard import ShardWriter
 from sharding.sources import find_clips
-from sharding.write import describe, write_shards
+from sharding.writing.shard import ShardWriter
+from sharding.writing.write import describe, write_shards
 
 FILES, DURATION, SEGMENT = 200, 30.0, 10.0
 RATE, TARGET_RATE = 44_100, 32_000

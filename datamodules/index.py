@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sharding.schema import DURATIONS_FILE, DatasetInfo, ShardIndex, index_path, parse_durations
-from sharding.storage import Folder, as_folder, load_info, open_fetched, open_splits
+from sharding.storage.folders import Folder, as_folder, load_info, open_fetched, open_splits
 
 # Indexes are fetched side by side: over a network each is mostly waiting.
 _THREADS = 16

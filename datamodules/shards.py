@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 from lightning_audio.span import FileSpan
 from sharding.schema import ATTRIBUTES_PART, ShardIndex, ShardInfo, parse_attributes
-from sharding.storage import Folder, as_folder, open_fetched
+from sharding.storage.folders import Folder, as_folder, open_fetched
 
 # Parts up to this size are read at once; of longer ones only what the decoder asks for.
 _WHOLE = 1 << 20

@@ -16,7 +16,7 @@ from datamodules.order import Order, StreamOrder
 from datamodules.resume import EvalLoader, Source, StreamDataset, StreamLoader, rank_batch_size
 from datamodules.transforms import BatchTransform
 from sharding.schema import DatasetInfo
-from sharding.storage import Folder, ShardCache, is_remote, load_info, open_splits
+from sharding.storage.folders import Folder, ShardCache, is_remote, load_info, open_splits
 
 
 class LoaderDataModule(L.LightningDataModule):
@@ -175,7 +175,7 @@ class StreamDataModule(LoaderDataModule):
     """A dataset as loaders.
 
     path: of the dataset, with a folder per split; a URL or `pipe:` command where it is not on this machine, see
-        `sharding.storage.open_splits`.
+        `sharding.storage.folders.open_splits`.
     cache: for the files of such a remote one (None: `ShardCache()`).
     Other arguments: `LoaderDataModule`.
     """

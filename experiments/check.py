@@ -9,8 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from experiments.progress import progress_report
-from sharding.check import GROUPS, check
-from sharding.repair import RepairReport, repair
+from sharding.checking.check import GROUPS, check
+from sharding.checking.repair import RepairReport, repair
 
 EXAMPLE = """\
 examples:

@@ -9,7 +9,7 @@ import torch
 from hydra.utils import instantiate
 
 from sharding.schema import DatasetInfo
-from sharding.storage import load_info, open_splits
+from sharding.storage.folders import load_info, open_splits
 
 Config = dict[str, Any]
 

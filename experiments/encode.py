@@ -17,10 +17,10 @@ from lightning_audio.conditioning.clap import ClapConditioner
 from lightning_audio.conditioning.separation import StemSeparator
 from lightning_audio.conditioning.text import T5Conditioner
 from lightning_audio.hashing import weights_hash
-from sharding.encode import encode
+from sharding.encoding.encode import encode
 from sharding.encoding.features import ChromaFeature, ClapFeature, Feature, TextFeature
 from sharding.schema import DatasetInfo, split_folders
-from sharding.write import ShardReport
+from sharding.writing.write import ShardReport
 
 EXAMPLE = """\
 examples:
@@ -48,7 +48,7 @@ def encode_dataset(
 ) -> ShardReport:
     """Codes of every clip of `dataset` in `out`, made by the codec at `codec_source`, whose hash goes with them.
 
-    codec_source: None: no codes.   Other arguments: `sharding.encode.encode`.
+    codec_source: None: no codes.   Other arguments: `sharding.encoding.encode.encode`.
     """
     codec = None if codec_source is None else _codec(codec_source)
     with progress_report("encoding") as progress:

@@ -21,7 +21,7 @@ from experiments.stages import StageLog
 from experiments.train import train
 from lightning_audio import TextToAudio, export, load
 from sharding.sources import find_clips
-from sharding.write import write_shards
+from sharding.writing.write import write_shards
 
 EXAMPLE = """\
 examples:

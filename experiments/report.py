@@ -19,7 +19,13 @@ from eval.page.markup import Markup, join, tag
 from eval.page.numbers import bullet_list, fact_list, frequency_curves, number_text, share_bars, usage_bars
 from experiments.progress import progress_report
 from lightning_audio.atomic import write_text
-from sharding.statistics import CAPTION_ATTRIBUTE, NUM_DECODED, SplitStatistics, dataset_statistics, quantile
+from sharding.checking.statistics import (
+    CAPTION_ATTRIBUTE,
+    NUM_DECODED,
+    SplitStatistics,
+    dataset_statistics,
+    quantile,
+)
 
 EXAMPLE = """\
 examples:

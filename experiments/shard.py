@@ -8,10 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from experiments.progress import progress_report
-from sharding.prepare import Settings
 from sharding.schema import SKIPPED_FILE, SPLITS
 from sharding.sources import LAYOUTS, find_clips
-from sharding.write import ShardReport, write_shards
+from sharding.writing.prepare import Settings
+from sharding.writing.write import ShardReport, write_shards
 
 EXAMPLE = """\
 examples:

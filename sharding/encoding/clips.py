@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_audio import audio
-from sharding.plan import PlannedShard
 from sharding.read import read_part
 from sharding.schema import ATTRIBUTES_PART, ShardIndex, index_path
+from sharding.writing.plan import PlannedShard
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from lightning_audio.codec.encodec import EnCodec
 from sharding.encoding.clips import ClipBatch, ClipDataset, SourceShard
 from sharding.encoding.encoders import Encoders
 from sharding.parallel import Progress
-from sharding.prepare import Skipped
 from sharding.read import read_part
-from sharding.receipts import Partial
 from sharding.schema import is_numbered
-from sharding.shard import ShardWriter, WrittenShard
+from sharding.writing.prepare import Skipped
+from sharding.writing.receipts import Partial
+from sharding.writing.shard import ShardWriter, WrittenShard
 
 
 class EncodeTask(L.LightningModule):

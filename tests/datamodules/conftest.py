@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_audio import audio
-from sharding.encode import encode
+from sharding.encoding.encode import encode
 from sharding.schema import CodesInfo, DatasetInfo
 from sharding.sources import find_clips
-from sharding.write import ShardWriter, write_shards
+from sharding.writing.write import ShardWriter, write_shards
 
 RATE = 8000
 

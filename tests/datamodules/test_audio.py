@@ -16,7 +16,7 @@ from lightning_audio import audio
 from lightning_audio.batch import AudioBatch
 from sharding.schema import ShardIndex, split_folders
 from sharding.sources import find_clips
-from sharding.write import write_shards
+from sharding.writing.write import write_shards
 
 RATE = 8000
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from datamodules.audio_codes import AudioCodesDataModule
 from lightning_audio.batch import AudioBatch
-from sharding.encode import encode
+from sharding.encoding.encode import encode
 
 RATE, HOP = 8000, 80
 

@@ -31,11 +31,11 @@ from lightning_audio.conditioning.text import T5Conditioner
 from lightning_audio.lm.patterns import DelayPattern
 from lightning_audio.lm.tasks import TokenLMTask
 from lightning_audio.lm.token_lm import TokenLM
-from sharding.encode import encode
+from sharding.encoding.encode import encode
 from sharding.encoding.features import ChromaFeature, TextFeature
 from sharding.schema import CodesInfo, FeatureInfo, ShardIndex, split_folders
-from sharding.shard import ShardWriter
-from sharding.write import describe
+from sharding.writing.shard import ShardWriter
+from sharding.writing.write import describe
 
 RATE, HOP, CLIPS = 8000, 80, 12
 

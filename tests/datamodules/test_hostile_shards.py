@@ -21,8 +21,8 @@ from datamodules.index import DatasetIndex, open_split
 from datamodules.shards import ShardReader
 from lightning_audio import audio
 from sharding.schema import ShardIndex, ShardInfo, parse_codes
-from sharding.shard import ShardWriter
-from sharding.write import describe
+from sharding.writing.shard import ShardWriter
+from sharding.writing.write import describe
 
 RATE = 8000
 

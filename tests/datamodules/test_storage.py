@@ -26,9 +26,9 @@ from datamodules.index import DatasetIndex
 from datamodules.shards import ShardReader
 from datamodules.tokens import TokenDataModule
 from lightning_audio.batch import AudioBatch
-from sharding.cache import ShardCache
-from sharding.download import PipeTransport, transport
-from sharding.storage import LocalFolder, open_splits
+from sharding.storage.cache import ShardCache
+from sharding.storage.download import PipeTransport, transport
+from sharding.storage.folders import LocalFolder, open_splits
 
 
 class Handler(SimpleHTTPRequestHandler):

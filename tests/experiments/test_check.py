@@ -10,7 +10,7 @@ from experiments.check import main
 from lightning_audio import audio
 from sharding.schema import ShardIndex
 from sharding.sources import find_clips
-from sharding.write import write_shards
+from sharding.writing.write import write_shards
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from lightning_audio.codec.discriminators import DiscriminatorPerBandwidth
 from lightning_audio.codec.stereo import StereoFromMono
 from lightning_audio.lm.stereo import stereo_weights
 from sharding.sources import find_clips
-from sharding.write import write_shards
+from sharding.writing.write import write_shards
 
 SHORT = [
     "trainer.max_steps=2",

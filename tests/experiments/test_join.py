@@ -16,7 +16,7 @@ from lightning_audio.checkpoints.native import write_native
 from lightning_audio.checkpoints.stored import StoredModel, build
 from lightning_audio.codec.encodec import EnCodec
 from sharding.sources import find_clips
-from sharding.write import write_shards
+from sharding.writing.write import write_shards
 
 RATE = 16000
 SMALL = [

@@ -18,9 +18,9 @@ from lightning_audio import audio
 from lightning_audio.checkpoints.native import write_native
 from lightning_audio.checkpoints.stored import StoredModel
 from lightning_audio.hashing import weights_hash
-from sharding.encode import encode
+from sharding.encoding.encode import encode
 from sharding.sources import find_clips
-from sharding.write import write_shards
+from sharding.writing.write import write_shards
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import torch
 from experiments.report import dataset_page, main
 from lightning_audio import audio
 from sharding.sources import find_clips
-from sharding.statistics import AttributeStatistics, SplitStatistics
-from sharding.write import write_shards
+from sharding.checking.statistics import AttributeStatistics, SplitStatistics
+from sharding.writing.write import write_shards
 
 
 class Page(HTMLParser):

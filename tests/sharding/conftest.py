@@ -13,8 +13,8 @@ import torch
 
 from lightning_audio import audio
 from sharding.schema import CodesInfo
-from sharding.shard import ShardWriter
-from sharding.write import describe
+from sharding.writing.shard import ShardWriter
+from sharding.writing.write import describe
 
 RATE = 8000
 CODES = CodesInfo(codec_hash="abc", frame_rate=100.0, num_codebooks=2, cardinality=64)

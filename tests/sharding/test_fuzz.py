@@ -26,9 +26,9 @@ import numpy as np
 from datamodules.index import DatasetIndex
 from datamodules.shards import ShardReader
 from lightning_audio import audio
-from sharding.check import check
+from sharding.checking.check import check
+from sharding.checking.repair import repair
 from sharding.read import spans
-from sharding.repair import repair
 from sharding.schema import CodesInfo, DatasetInfo, ShardIndex, parse_codes
 from sharding.sources.webdataset import webdataset
 

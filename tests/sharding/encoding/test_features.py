@@ -17,14 +17,14 @@ from lightning_audio.conditioning.base import Precomputed, WavCondition
 from lightning_audio.conditioning.chroma import ChromaConditioner
 from lightning_audio.conditioning.clap import ClapConditioner
 from lightning_audio.conditioning.text import T5Conditioner
-from sharding.check import check
-from sharding.encode import encode
+from sharding.checking.check import check
 from sharding.encoding.clips import Heard
+from sharding.encoding.encode import encode
 from sharding.encoding.features import ChromaFeature, ClapFeature, TextFeature, to_array
 from sharding.read import read_part
 from sharding.schema import DatasetInfo, FeatureInfo, ShardIndex, parse_array, parse_feature
 from sharding.sources import find_clips
-from sharding.write import write_shards
+from sharding.writing.write import write_shards
 
 RATE, CPU = 8000, torch.device("cpu")
 

@@ -13,7 +13,7 @@ from lightning_audio import audio
 from sharding.schema import DatasetInfo
 from sharding.sources import Clip, find_clips
 from sharding.sources.esc50 import esc50
-from sharding.write import write_shards
+from sharding.writing.write import write_shards
 
 Plant = Callable[[dict[str, str]], Path]
 

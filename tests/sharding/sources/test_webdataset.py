@@ -13,7 +13,7 @@ import webdataset as wds
 from lightning_audio import audio
 from sharding.sources import Clip, find_clips
 from sharding.sources.webdataset import webdataset
-from sharding.write import write_shards
+from sharding.writing.write import write_shards
 
 Plant = Callable[[dict[str, str]], Path]
 

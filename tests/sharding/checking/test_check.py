@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from lightning_audio import audio
-from sharding.check import GROUPS, CheckReport, check
-from sharding.repair import repair
+from sharding.checking.check import GROUPS, CheckReport, check
+from sharding.checking.repair import repair
 from sharding.schema import CodesInfo, DatasetInfo, ShardIndex, ShardInfo, parse_codes
-from sharding.shard import file_hash
 from sharding.sources import find_clips
-from sharding.write import write_shards
+from sharding.writing.shard import file_hash
+from sharding.writing.write import write_shards
 
 MakeDataset = Callable[..., Path]
 MakeSample = Callable[..., tuple[str, dict[str, bytes]]]

@@ -10,10 +10,10 @@ import torch
 import webdataset
 
 from lightning_audio import audio
-from sharding.check import check
+from sharding.checking.check import check
 from sharding.schema import DatasetInfo, ShardIndex, split_folders
 from sharding.sources import find_clips
-from sharding.write import write_shards
+from sharding.writing.write import write_shards
 
 
 def make_folder(folder: Path, count: int = 12, rate: int = 16000, suffix: str = ".wav") -> Path:

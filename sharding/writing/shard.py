@@ -13,9 +13,9 @@ from typing import BinaryIO
 
 import numpy as np
 
-from sharding.prepare import Skipped
 from sharding.read import span_table
 from sharding.schema import ShardIndex, ShardInfo, index_path
+from sharding.writing.prepare import Skipped
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from lightning_audio import audio
-from sharding.prepare import Sample, Settings, Skipped, prepare
 from sharding.sources.clip import Clip
-from sharding.spool import Spool
+from sharding.writing.prepare import Sample, Settings, Skipped, prepare
+from sharding.writing.spool import Spool
 
 RATE = 16000
 
@@ -271,9 +271,9 @@ def test_a_full_disk_is_no_fault_of_the_clip(
 PEAK_MEMORY = r"""
 import re, sys
 from pathlib import Path
-from sharding.prepare import Settings
+from sharding.writing.prepare import Settings
 from sharding.sources.clip import Clip
-from sharding.write import write_shards
+from sharding.writing.write import write_shards
 chunk = float(sys.argv[3]) or None
 report = write_shards(
     [Clip("a.flac", Path(sys.argv[1]), {}, "train")], sys.argv[2],

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sharding.check import check
+from sharding.checking.check import check
+from sharding.checking.repair import QUARANTINE_FILE, repair
 from sharding.read import spans
-from sharding.repair import QUARANTINE_FILE, repair
 from sharding.schema import CodesInfo, DatasetInfo, ShardIndex
-from sharding.shard import file_hash
+from sharding.writing.shard import file_hash
 
 MakeDataset = Callable[..., Path]
 MakeSample = Callable[..., tuple[str, dict[str, bytes]]]

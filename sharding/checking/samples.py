@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from lightning_audio.audio import AudioInfo
+from sharding.checking.repetition import DIGEST_BYTES
 from sharding.examine import examine
 from sharding.read import open_part, part_span, read_part
-from sharding.repetition import DIGEST_BYTES
 from sharding.schema import (
     ATTRIBUTES_PART,
     AUDIO_PARTS,

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from sharding.checking.repetition import DIGEST, across_splits, digest, within_splits
+from sharding.checking.samples import look_through, unlike_index
 from sharding.parallel import Progress, run_all
 from sharding.read import spans
-from sharding.repetition import DIGEST, across_splits, digest, within_splits
-from sharding.samples import look_through, unlike_index
 from sharding.schema import (
     DURATIONS_FILE,
     DatasetInfo,
@@ -25,7 +25,7 @@ from sharding.schema import (
     read_small,
     split_folders,
 )
-from sharding.shard import file_hash
+from sharding.writing.shard import file_hash
 
 GROUPS = ("source", "group")
 """Attributes of which no value may be in two splits: the track that a clip was cut from, and its group."""

@@ -18,10 +18,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lightning_audio.atomic import write_text
-from sharding.plan import PlannedShard
-from sharding.prepare import Skipped
 from sharding.schema import ShardInfo, index_path
-from sharding.shard import WrittenShard, file_hash
+from sharding.writing.plan import PlannedShard
+from sharding.writing.prepare import Skipped
+from sharding.writing.shard import WrittenShard, file_hash
 
 
 @dataclass(frozen=True)

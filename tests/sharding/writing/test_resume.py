@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import torch
 
-import sharding.write
+import sharding.writing.write
 from lightning_audio import audio
-from sharding.check import check
+from sharding.checking.check import check
 from sharding.sources import find_clips
-from sharding.write import ShardReport, write_shards
+from sharding.writing.write import ShardReport, write_shards
 
 SETTINGS: dict[str, Any] = {"sample_rate": 8000, "channels": 1, "samples_per_shard": 2, "chunk_duration": 0.5}
 
@@ -143,15 +143,15 @@ def test_parts_that_finish_at_once_all_end_well(
     if overwrite:
         shard(source, tmp_path / "out", channels=2)
     with monkeypatch.context() as patch:  # all shards are there, and nobody has looked
-        patch.setattr(sharding.write, "_finish", lambda *_: None)
+        patch.setattr(sharding.writing.write, "_finish", lambda *_: None)
         shard(source, tmp_path / "out", overwrite=overwrite)
-    describe = sharding.write.describe
+    describe = sharding.writing.write.describe
 
     def slowly(*arguments: Any, **more: Any) -> Any:
         time.sleep(0.05)  # so that all of them come to it
         return describe(*arguments, **more)
 
-    monkeypatch.setattr(sharding.write, "describe", slowly)
+    monkeypatch.setattr(sharding.writing.write, "describe", slowly)
     with ThreadPoolExecutor(6) as pool:
         runs = [
             pool.submit(shard, source, tmp_path / "out", part=(number, 6), overwrite=overwrite)
@@ -165,7 +165,7 @@ def test_parts_that_finish_at_once_all_end_well(
 RUN = """
 import sys
 from sharding.sources import find_clips
-from sharding.write import write_shards
+from sharding.writing.write import write_shards
 
 if __name__ == "__main__":
     write_shards(find_clips(sys.argv[1]), sys.argv[2], workers=2, sample_rate=8000, channels=1,

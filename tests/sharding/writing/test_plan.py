@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from lightning_audio import audio
-from sharding.duplicates import duplicates
-from sharding.plan import make_keys, make_plan
-from sharding.prepare import Settings
 from sharding.sources.clip import Clip
-from sharding.write import write_shards
+from sharding.writing.duplicates import duplicates
+from sharding.writing.plan import make_keys, make_plan
+from sharding.writing.prepare import Settings
+from sharding.writing.write import write_shards
 
 
 def clips_in(folder: Path, contents: dict[str, bytes], split: str | None = "train") -> list[Clip]:

@@ -23,11 +23,11 @@ from sharding.encoding.encoders import Codec, Encoders
 from sharding.encoding.features import Feature
 from sharding.encoding.task import EncodeTask, run
 from sharding.parallel import Progress
-from sharding.prepare import Skipped
-from sharding.receipts import Partial
 from sharding.schema import SKIPPED_FILE, CodesInfo, DatasetInfo, split_folders
-from sharding.staging import put_in_place, refuse_existing
-from sharding.write import PLAN_FILE, ShardReport, describe
+from sharding.writing.prepare import Skipped
+from sharding.writing.receipts import Partial
+from sharding.writing.staging import put_in_place, refuse_existing
+from sharding.writing.write import PLAN_FILE, ShardReport, describe
 
 # Another number for another way to encode: what an older program left is then not gone on with.
 _ENCODER_VERSION = 1

@@ -17,10 +17,10 @@ from typing import BinaryIO
 import numpy as np
 
 from lightning_audio.atomic import write_text
-from sharding.check import GROUPS, CheckReport, Finding, check
+from sharding.checking.check import GROUPS, CheckReport, Finding, check
+from sharding.checking.samples import Sample, look_through, unlike_index
 from sharding.parallel import Progress, run_all
 from sharding.read import members, open_part, span_table
-from sharding.samples import Sample, look_through, unlike_index
 from sharding.schema import (
     DATASET_FILE,
     DURATIONS_FILE,
@@ -31,7 +31,7 @@ from sharding.schema import (
     pack_durations,
     split_folders,
 )
-from sharding.shard import ShardWriter, file_hash
+from sharding.writing.shard import ShardWriter, file_hash
 
 QUARANTINE_FILE = "quarantine.jsonl"
 _WORK = ".repair"

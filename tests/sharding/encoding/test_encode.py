@@ -22,8 +22,8 @@ from lightning_audio import audio, load
 from lightning_audio.checkpoints.native import write_native
 from lightning_audio.checkpoints.stored import StoredModel
 from lightning_audio.hashing import weights_hash
-from sharding.check import check
-from sharding.encode import encode
+from sharding.checking.check import check
+from sharding.encoding.encode import encode
 from sharding.encoding.encoders import crop_offset
 from sharding.read import read_part
 from sharding.schema import (
@@ -36,7 +36,7 @@ from sharding.schema import (
     parse_feature,
 )
 from sharding.sources import find_clips
-from sharding.write import write_shards
+from sharding.writing.write import write_shards
 
 
 class LevelCodec(nn.Module):
@@ -211,7 +211,7 @@ def test_other_parts_are_kept_and_a_melody_is_what_is_heard(tmp_path: Path) -> N
 @pytest.fixture
 def codec_folder(tmp_path: Path) -> Path:
     """A real codec of random weights."""
-    config = Path(__file__).parents[2] / "experiments/configs/codec/tiny.yaml"
+    config = Path(__file__).parents[3] / "experiments/configs/codec/tiny.yaml"
     node = OmegaConf.to_container(OmegaConf.load(config), resolve=True)
     assert isinstance(node, dict)
     torch.manual_seed(0)
@@ -305,7 +305,7 @@ def test_bytes_do_not_depend_on_ranks(dataset: Path, codec_folder: Path, tmp_pat
     options = ["--codec", str(codec_folder), "--crops", "2", "--devices", "2", "--workers", "1"]
     done = subprocess.run(
         [*program, *options],
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         capture_output=True,
         text=True,
         timeout=200,

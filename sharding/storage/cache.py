@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from sharding.download import Patience, Transport, download
+from sharding.storage.download import Patience, Transport, download
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 _MAX_BYTES = 1 << 40

@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-from sharding.duplicates import duplicates
-from sharding.prepare import Settings, Skipped
 from sharding.schema import SPLITS
 from sharding.sources.clip import Clip
 from sharding.splits import assign_splits
+from sharding.writing.duplicates import duplicates
+from sharding.writing.prepare import Settings, Skipped
 
 # A part's name is key.condition.suffix, and a tar of the old and universal form holds names of 100 characters:
 # 72 of the key, 6 of a chunk's number, 16 of a condition, and the rest for dots and suffix.

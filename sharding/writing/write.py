@@ -18,14 +18,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from sharding.parallel import Progress, advance, run_all
-from sharding.plan import Plan, PlannedShard, make_plan
-from sharding.prepare import Settings, Skipped, prepare
-from sharding.receipts import Partial
 from sharding.schema import SKIPPED_FILE, CodesInfo, DatasetInfo, index_path, split_folders
-from sharding.shard import ShardWriter, WrittenShard
 from sharding.sources.clip import Clip
-from sharding.spool import Spool
-from sharding.staging import put_in_place, refuse_existing
+from sharding.writing.plan import Plan, PlannedShard, make_plan
+from sharding.writing.prepare import Settings, Skipped, prepare
+from sharding.writing.receipts import Partial
+from sharding.writing.shard import ShardWriter, WrittenShard
+from sharding.writing.spool import Spool
+from sharding.writing.staging import put_in_place, refuse_existing
 
 PLAN_FILE = "plan.json"
 """In a dataset's folder: what was asked for, and the digest of the plan that it was made by."""
@@ -87,7 +87,7 @@ def write_shards(
     """Cut `clips` into shards under `out`/<split>; unsound and silent files are left out, counted and named.
 
     sample_rate (Hz), channels, subtype, flac_level, loudness (LUFS), peak (dBFS), chunk_duration, min_duration (s):
-        see `sharding.prepare.Settings`; with none of them, files go in as they are.
+        see `sharding.writing.prepare.Settings`; with none of them, files go in as they are.
     keep_duplicates: also keep what is byte for byte the audio of another clip.
     fractions, group, group_pattern: of splits, where the source has none (see `assign_splits`).
     samples_per_shard, bytes_per_shard: a shard is closed at either, counted on the source's files; all chunks of

@@ -22,7 +22,7 @@ from lightning_audio.audio import LoudnessMeter, convert_blocks, encode_blocks
 from sharding.examine import Levels, Stretch, open_stretch
 from sharding.schema import ATTRIBUTES_PART, AUDIO_PARTS
 from sharding.sources.clip import Clip
-from sharding.spool import Spool
+from sharding.writing.spool import Spool
 
 # What FLAC can say in its header.
 _MAX_RATE, _MAX_CHANNELS = 655_350, 8

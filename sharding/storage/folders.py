@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from sharding.cache import ShardCache
-from sharding.download import PipeTransport, Transport, is_remote, transport
 from sharding.schema import DATASET_FILE, MAX_JSON_BYTES, SPLITS, DatasetInfo, read_small, split_folders
+from sharding.storage.cache import ShardCache
+from sharding.storage.download import PipeTransport, Transport, is_remote, transport
 
 T = TypeVar("T")
 # Between fetching a remote file and opening it, other processes may fill the cache and push it out again.

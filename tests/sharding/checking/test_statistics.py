@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from lightning_audio import audio
+from sharding.checking.statistics import dataset_statistics, quantile
 from sharding.schema import CodesInfo, ShardIndex, parse_codes
-from sharding.statistics import dataset_statistics, quantile
 
 MakeDataset = Callable[..., Path]
 MakeSample = Callable[..., tuple[str, dict[str, bytes]]]
@@ -107,7 +107,7 @@ def test_what_cannot_be_read_is_counted(make_dataset: MakeDataset, audio_sample:
 def test_values_without_end_do_not_fill_memory(
     make_dataset: MakeDataset, audio_sample: MakeSample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sharding.statistics._MOST_VALUES", 2)
+    monkeypatch.setattr("sharding.checking.statistics._MOST_VALUES", 2)
     shards = [
         [audio_sample(3 * shard + i, own=f"{shard} {i}", same="x", long="y" * 100) for i in range(3)]
         for shard in range(3)
