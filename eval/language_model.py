@@ -11,6 +11,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from eval.bootstrap import Interval, bootstrap_ratio
+from eval.exact import in_fixed_order
 
 
 class CodebookCrossEntropy(Metric):
@@ -55,12 +56,7 @@ class CodebookCrossEntropy(Metric):
         """Bootstrap interval over the clips of all ranks, one per codebook."""
         with self.sync_context(dist_sync_fn=self.dist_sync_fn):
             nats, tokens = self._gathered()
-        # Ranks see clips in different orders: a fixed order makes the interval the same for any number of
-        # them.
-        order = nats.sum(1).argsort(stable=True)
-        return bootstrap_ratio(
-            nats[order], tokens[order], level=level, num_resamples=num_resamples, seed=seed
-        )
+        return bootstrap_ratio(nats, tokens, level=level, num_resamples=num_resamples, seed=seed)
 
     def _gathered(self) -> tuple[Tensor, Tensor]:
         empty = torch.empty(0, self.num_codebooks)
@@ -71,7 +67,9 @@ class CodebookCrossEntropy(Metric):
                 f"cross-entropy of {len(nats)} clips ({int(self.num_excluded)} excluded): "
                 "some codebook has no token"
             )
-        return nats, tokens
+        # Ranks see clips in different orders: in a fixed one the values are the same for any number of them.
+        ordered = in_fixed_order(torch.cat([nats, tokens], dim=1))
+        return ordered[:, : self.num_codebooks], ordered[:, self.num_codebooks :]
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
         # A rank that saw no clip must still bring tensors of the right shape to the gather.

@@ -21,6 +21,8 @@ VERBS = {
     "train": "train an experiment (Hydra overrides)",
     "generate": "write audio for texts",
     "evaluate": "score a model by a protocol and write its card and page",
+    "compare": "put the cards of evaluations side by side, or make a blind listening test of two",
+    "weights": "list or fetch the published weights that metrics need",
     "export": "write a model as one folder that loads anywhere",
     "join": "write one decoder out of separately trained bands (multi-band diffusion)",
 }

@@ -10,7 +10,7 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_only
 
 from experiments.progress import progress_report
-from experiments.shard import _part, print_report
+from experiments.shard import part_of_whole, print_report
 from lightning_audio import EnCodec, TextToAudio, load
 from lightning_audio.codec.stereo import StereoFromMono
 from lightning_audio.conditioning.clap import ClapConditioner
@@ -140,7 +140,11 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--devices", type=_devices, default="auto", help="GPUs of this machine (all)")
     parser.add_argument("--nodes", type=int, default=1, help="machines, each with so many devices")
     parser.add_argument(
-        "--part", type=_part, default=(0, 1), metavar="I/N", help="the I-th of N jobs, I from 0 to N - 1"
+        "--part",
+        type=part_of_whole,
+        default=(0, 1),
+        metavar="I/N",
+        help="the I-th of N jobs, I from 0 to N - 1",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset that is already there")
     options = parser.parse_args(arguments)

@@ -32,7 +32,7 @@ def _fractions(text: str) -> dict[str, float]:
     return dict(zip(SPLITS, values, strict=True))
 
 
-def _part(text: str) -> tuple[int, int]:
+def part_of_whole(text: str) -> tuple[int, int]:
     number, slash, count = text.partition("/")
     if not (slash and number.isdecimal() and count.isdecimal() and int(number) < int(count)):
         raise argparse.ArgumentTypeError(f"{text!r} is no part: give I/N with I from 0 to N - 1, as in 0/8")
@@ -115,7 +115,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument(
         "--part",
-        type=_part,
+        type=part_of_whole,
         default=(0, 1),
         metavar="I/N",
         help="write the I-th of N parts, I from 0 to N - 1",

@@ -178,7 +178,7 @@ def test_a_killed_run_goes_on_and_leaves_no_workers(source: Path, tmp_path: Path
     shard(source, tmp_path / "whole")
     (tmp_path / "run.py").write_text(RUN)
     command = [sys.executable, str(tmp_path / "run.py"), str(source), str(tmp_path / "out")]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
     num_killed = 0
     for wanted in (1, 4):
         process = subprocess.Popen(command, env=environment, start_new_session=True)
