@@ -338,9 +338,9 @@ def _repetitions(shards: Sequence[_Shard], found: Sequence[_Found]) -> Iterator[
     for pair in within_splits(keys, split_of):
         yield finding(*pair, "its key is also that of"), True
     for pair in within_splits(content, split_of):
-        yield finding(*pair, "the same audio or codes as"), False
+        yield finding(*pair, "the same audio as"), False
     for pair in across_splits(content, split_of):
-        yield finding(*pair, "the same audio or codes are in another split,"), True
+        yield finding(*pair, "the same audio are in another split,"), True
     for what in shards[0].groups:
         for pair in across_splits(gathered(what), split_of):
             yield finding(*pair, f"its {what} is also in another split,"), True

@@ -41,7 +41,7 @@ class Sample:
     """What was found in it.
 
     audio: what really decodes of its audio; num_frames: of its codes; None where there is none or it is not sound.
-    content: a digest of the audio's bytes, or of the codes' where there is no audio; empty without either.
+    content: a digest of the audio's bytes; empty where there are only codes, which unlike audio can share.
     """
 
     problems: list[str] = field(default_factory=list)
@@ -60,7 +60,7 @@ def look_through(
     """
     found, codes = Sample(), info.codes
     present = [part for part, table in index.parts.items() if table[sample, 1] >= 0]
-    main = index.audio_part(sample) or (CODES_PART if CODES_PART in present else None)
+    main = index.audio_part(sample)
     if ATTRIBUTES_PART not in present:
         found.problems.append("has no attributes")
     if codes is None and index.audio_part(sample) is None:

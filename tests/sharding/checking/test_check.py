@@ -256,7 +256,7 @@ def test_what_is_in_two_splits_leaks(make_dataset: MakeDataset, audio_sample: Ma
     dataset = make_dataset(splits)
     train = "train/000000.tar: clip1"
     leaks = [
-        "train/000001.tar: copy: the same audio or codes are in another split, test/000000.tar: same",
+        "train/000001.tar: copy: the same audio are in another split, test/000000.tar: same",
         f"{train}: its source is also in another split, test/000000.tar: clip5",
     ]
     assert reasons(check(dataset)) == leaks
@@ -284,7 +284,7 @@ def test_what_is_there_twice_in_a_split_is_a_note_but_a_key_is_a_problem(
     assert reasons(report) == ["train/000001.tar: clip1: its key is also that of train/000000.tar: clip1"]
     assert [str(note) for note in report.notes] == [
         "train/000009.tar: is in the folder but not in dataset.json",
-        "train/000001.tar: again: the same audio or codes as train/000000.tar: clip0",
+        "train/000001.tar: again: the same audio as train/000000.tar: clip0",
     ]
 
 
