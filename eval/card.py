@@ -16,9 +16,19 @@ from typing import Any
 from eval.bootstrap import Interval
 from lightning_audio.atomic import write_text
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _PACKAGES = {"project": "lightning-audio"} | {
-    name: name for name in ("torch", "lightning", "transformers", "torchmetrics", "numpy")
+    name: name
+    for name in (
+        "torch",
+        "lightning",
+        "transformers",
+        "torchmetrics",
+        "numpy",
+        "scipy",
+        "julius",
+        "soundfile",
+    )
 }
 
 
@@ -56,11 +66,15 @@ class Measurement:
 
 @dataclass(frozen=True)
 class EmbedderInfo:
-    """Which embedder a distance was taken with; `weights_hash` is None where it has no weights."""
+    """Which network heard the clips (an embedder or a tagger); `weights_hash` is None where it has no weights.
+
+    hearing: how clips reached it: resampler and level, in words.
+    """
 
     name: str
     sample_rate: int
     weights_hash: str | None = None
+    hearing: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,13 +93,39 @@ class Durations:
 
 
 @dataclass(frozen=True)
+class SizeCurve:
+    """A distance that depends on the number of clips, at several sizes, and where the line through them ends.
+
+    points: (number of embeddings, distance).   limit: the line at infinitely many.   r_squared: how well it fits.
+    """
+
+    points: tuple[tuple[int, float], ...]
+    limit: float
+    slope: float
+    r_squared: float
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """What others published for the same protocol: values by the measurement's name on the card, and where."""
+
+    system: str
+    source: str
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Card:
     """All of an evaluation. `save` writes it as JSON, `load` gives it back equal.
 
-    resampler, loudness: the rules by which audio was brought to the embedder, in words or by function name.
+    num_clips: that were scored, of `num_items` that the set has (None: nobody said how many).
+    resampler, loudness: the rules by which the judged audio was brought to one rate and level, in words; what an
+        embedder does beyond that stands with the embedder.
     reference_hash: of the reference set.  missing: clips that could not be used, name to reason.
+    faults: clips that were scored though something is wrong with them, such as silence, name to reason.
     seeds: one per purpose.  sampling: the keywords of `generate`.  canaries: what scores on this very set
     look like for silence, noise, shuffled captions, the reference's own halves.
+    size_curves: by the name of the distance.   published: rows of papers and model cards to be compared with.
     """
 
     protocol: str
@@ -99,10 +139,14 @@ class Card:
     loudness: str = ""
     reference: str = ""
     reference_hash: str | None = None
+    num_items: int | None = None
     missing: dict[str, str] = field(default_factory=dict)
+    faults: dict[str, str] = field(default_factory=dict)
     seeds: dict[str, int] = field(default_factory=dict)
     sampling: dict[str, Any] = field(default_factory=dict)
     canaries: list[Measurement] = field(default_factory=list)
+    size_curves: dict[str, SizeCurve] = field(default_factory=dict)
+    published: list[PublishedRow] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     device: str = "cpu"
     versions: dict[str, str] = field(default_factory=lambda: package_versions())
@@ -135,10 +179,17 @@ class Card:
             data["measurements"] = [_measurement(item) for item in data["measurements"]]
             data["canaries"] = [_measurement(item) for item in data["canaries"]]
             data["embedders"] = [EmbedderInfo(**item) for item in data["embedders"]]
+            data["size_curves"] = {name: _size_curve(item) for name, item in data["size_curves"].items()}
+            data["published"] = [PublishedRow(**item) for item in data["published"]]
             data["durations"] = Durations(**data["durations"])
             return cls(**data)
         except (KeyError, TypeError) as error:
             raise ValueError(f"{path} is not a whole card: {error}") from error
+
+
+def _size_curve(data: dict[str, Any]) -> SizeCurve:
+    points = tuple((int(count), float(value)) for count, value in data.pop("points"))
+    return SizeCurve(points=points, **{name: float(value) for name, value in data.items()})
 
 
 def package_versions() -> dict[str, str]:

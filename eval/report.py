@@ -1,23 +1,16 @@
-"""The report: one HTML page that shows, plays and explains what a run made, and needs nothing but itself.
-
-Everything is in the file: style, script, pictures, sound. A content security policy lets a browser load
-nothing else, and run no script but ours, whatever a caption may contain.
-"""
+"""The report: one HTML page that shows, plays and explains what a run made, and needs nothing but itself."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 
 from torch import Tensor
 
-from eval.card import Card, Measurement
+from eval.card import Card, Measurement, PublishedRow, SizeCurve
 from eval.page.charts import Chart, Curve, line_chart, read_curves
+from eval.page.document import Section, render_page
 from eval.page.listening import Clip, Fact, Listening, Sound, listening_sections
 from eval.page.markup import Markup, join, tag
 from eval.page.numbers import (
@@ -28,6 +21,7 @@ from eval.page.numbers import (
     frequency_curves,
     headline_table,
     number_text,
+    published_table,
     stage_bars,
     usage_bars,
     verdict,
@@ -59,6 +53,7 @@ class Report:
     codebook_counts: how often each code of each codebook occurs, [K, cardinality].
     config: the resolved configuration as YAML.   versions: package to version.
     warnings: what a reader must know before trusting a number.   notes: the rest worth saying.
+    published: what papers say of other systems by the same protocol.
     """
 
     title: str
@@ -74,6 +69,7 @@ class Report:
     provenance: Mapping[str, str] = field(default_factory=dict)
     warnings: Sequence[str] = ()
     notes: Sequence[str] = ()
+    published: Sequence[PublishedRow] = ()
 
 
 def write_report(report: Report, path: str | Path) -> Path:
@@ -83,51 +79,71 @@ def write_report(report: Report, path: str | Path) -> Path:
 
 def render_report(report: Report) -> str:
     """The page as text."""
-    sections = [section for section in _sections(report) if section is not None]
-    script = _resource("report.js")
-    script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return Template(_resource("report.html")).substitute(
-        title=tag("title", report.title),
-        script_hash=script_hash,
-        style=_resource("report.css"),
-        script=script,
-        header=_header(report),
-        navigation=tag(
-            "nav", *[tag("a", title, href=f"#{name}") for name, title, _ in sections], aria_label="Sections"
-        ),
-        sections=join(*[tag("section", tag("h2", title), body, id=name) for name, title, body in sections]),
+    return render_page(
+        report.title, _header(report), [section for section in _sections(report) if section is not None]
     )
 
 
-def card_report(card: Card, **parts: object) -> Report:
-    """A page for an evaluation card; `parts` are further fields of Report, such as `listening`."""
+def card_report(card: Card, *, charts: Sequence[Chart] = (), **parts: object) -> Report:
+    """A page for an evaluation card.
+
+    charts: to stand behind those of the card's own.   parts: further fields of Report, such as `listening`.
+    """
     provenance = {
         "Protocol": card.protocol,
         "Model": f"{card.model} ({card.model_hash})" if card.model_hash else card.model,
         "Embedders": "; ".join(
-            f"{e.name} at {e.sample_rate} Hz, weights {e.weights_hash or 'none'}" for e in card.embedders
+            f"{e.name} at {e.sample_rate} Hz, weights {e.weights_hash or 'none'}{e.hearing and ', ' + e.hearing}"
+            for e in card.embedders
         ),
         "Reference": f"{card.reference} ({card.reference_hash})" if card.reference_hash else card.reference,
         "Resampler": card.resampler,
         "Loudness": card.loudness,
-        "Clips": f"{card.num_clips}, {card.durations.shortest:.2f} to {card.durations.longest:.2f} s each, "
+        "Clips": f"{_num_clips(card)}, {card.durations.shortest:.2f} to {card.durations.longest:.2f} s each, "
         f"{card.durations.total:.0f} s together",
         "Seeds": ", ".join(f"{name} {seed}" for name, seed in card.seeds.items()),
         "Sampling": ", ".join(f"{name} {value}" for name, value in card.sampling.items()),
     }
-    missing = [f"Clip {key} could not be used: {reason}" for key, reason in card.missing.items()]
+    broken = [
+        *(f"Clip {key} could not be used: {reason}" for key, reason in card.missing.items()),
+        *(f"Clip {key} was scored and is {reason}" for key, reason in card.faults.items()),
+    ]
     canaries = [
         replace(canary, group="Canaries: what scores look like on this set") for canary in card.canaries
     ]
     report = Report(
         title=f"{card.protocol}: {card.model}",
-        facts={"Date": card.created, "Device": card.device, "Clips": str(card.num_clips)},
+        facts={"Date": card.created, "Device": card.device, "Clips": _num_clips(card)},
         measurements=[*card.measurements, *canaries],
         versions=card.versions,
+        charts=[*(_size_chart(name, curve) for name, curve in card.size_curves.items()), *charts],
+        published=card.published,
         provenance={name: value for name, value in provenance.items() if value},
-        warnings=[*card.warnings, *missing],
+        warnings=[*card.warnings, *broken],
     )
     return replace(report, **parts)  # type: ignore[arg-type]
+
+
+def _num_clips(card: Card) -> str:
+    few = card.num_items is not None and card.num_items != card.num_clips
+    return f"{card.num_clips} of {card.num_items}" if few else str(card.num_clips)
+
+
+def _size_chart(name: str, curve: SizeCurve) -> Chart:
+    """The distance over 1 / number of embeddings, with the line whose end at 0 is the limit."""
+    inverse = [1.0 / count for count, _ in curve.points]
+    end = max(inverse)
+    return Chart(
+        title=f"{name}: how it depends on the number of clips",
+        x_label="1 / number of embeddings",
+        y_label=name,
+        curves={
+            "line": Curve([0.0, end], [curve.limit, curve.limit + curve.slope * end]),
+            "measured": Curve(inverse, [value for _, value in curve.points]),
+        },
+        note=f"At infinitely many: {number_text(curve.limit)}; the line explains {curve.r_squared:.1%} "
+        "of the spread. Too few clips make the distance look larger than it is.",
+    )
 
 
 def _header(report: Report) -> Markup:
@@ -141,14 +157,13 @@ def _header(report: Report) -> Markup:
     )
 
 
-Section = tuple[str, str, Markup]
-"""Its anchor, its heading, what is in it."""
-
-
 def _sections(report: Report) -> list[Section | None]:
     clips = zip(report.listening, listening_sections(report.listening), strict=True)
     return [
         _numbers(report),
+        ("published", "Published", tag("div", published_table(report.measurements, report.published)))
+        if report.published
+        else None,
         *[(f"listen-{i}", section.title, body) for i, (section, body) in enumerate(clips)],
         ("curves", "Curves", tag("div", *map(line_chart, report.charts), class_="charts"))
         if report.charts
@@ -206,7 +221,3 @@ def _details(report: Report) -> Section | None:
 
 def _folded(title: str, body: Markup) -> Markup:
     return tag("details", tag("summary", title), body, class_="panel")
-
-
-def _resource(name: str) -> str:
-    return files("eval").joinpath(name).read_text(encoding="utf-8")

@@ -73,7 +73,9 @@ def open_audio(source: Source) -> soundfile.SoundFile:
         raise ValueError(f"{name} is no audio that can be read: {_reason(error)}") from error
     if not _RATES[0] <= decoder.samplerate <= _RATES[1]:
         decoder.close()
-        raise ValueError(f"{name} claims a sample rate of {decoder.samplerate} Hz; known are {_RATES[0]} to {_RATES[1]}")
+        raise ValueError(
+            f"{name} claims a sample rate of {decoder.samplerate} Hz; known are {_RATES[0]} to {_RATES[1]}"
+        )
     return decoder
 
 

@@ -34,7 +34,9 @@ class Chart:
     """Curves by name over one pair of axes.
 
     levels: dashed lines across, by name, such as a baseline; one that is named as a curve takes its colour.
+    bands: (lowest, highest) by name, shaded behind the curves: where values are expected to lie.
     smooth: curves of more than some 60 points are drawn faint with their running mean on top.
+    filled: what is under a curve is shaded, down to 0.
     """
 
     title: str
@@ -43,8 +45,10 @@ class Chart:
     curves: Mapping[str, Curve]
     levels: Mapping[str, float] = field(default_factory=dict)
     levels_label: str = ""
+    bands: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     log_y: bool = False
     smooth: bool = False
+    filled: bool = False
     note: str = ""
 
 
@@ -126,17 +130,27 @@ def line_chart(chart: Chart) -> Markup:
     levels = {k: v for k, v in chart.levels.items() if math.isfinite(v) and (v > 0 or not chart.log_y)}
     xs = [x for points in curves.values() for x, _ in points]
     ys = [y for points in curves.values() for _, y in points] + list(levels.values())
+    bands = {
+        name: ends
+        for name, ends in chart.bands.items()
+        if all(math.isfinite(end) and (end > 0 or not chart.log_y) for end in ends)
+    }
+    ys += [end for ends in bands.values() for end in ends]
     x_axis = _axis(xs, LEFT, WIDTH - RIGHT)
     y_axis = _axis(ys, HEIGHT - BOTTOM, TOP, log=chart.log_y, pad=0.05)
 
     colours = {name: i % NUM_COLOURS for i, name in enumerate(curves)}
+    areas = [
+        _draw_area(points, colours[name], x_axis, y_axis) for name, points in curves.items() if chart.filled
+    ]
     lines = [
         _draw_curve(points, colours[name], x_axis, y_axis, chart.smooth) for name, points in curves.items()
     ]
     dashes = [_draw_level(value, colours.get(name), y_axis) for name, value in levels.items()]
+    shades = [_draw_band(low, high, y_axis) for low, high in bands.values()]
     picture = tag(
         "svg",
-        *([_grid(x_axis, y_axis, chart), *dashes, *lines] if xs else [_nothing()]),
+        *([*shades, _grid(x_axis, y_axis, chart), *dashes, *areas, *lines] if xs else [_nothing()]),
         viewBox=f"0 0 {number(WIDTH)} {number(HEIGHT)}",
         role="img",
         aria_label=f"{chart.title}: {chart.y_label} over {chart.x_label}",
@@ -148,7 +162,7 @@ def line_chart(chart: Chart) -> Markup:
             "figcaption", tag("h3", chart.title), tag("p", chart.note, class_="muted") if chart.note else None
         ),
         picture,
-        _legend(colours, levels, chart.levels_label),
+        _legend(colours, levels, chart.levels_label, list(bands)),
         class_="panel",
     )
 
@@ -197,9 +211,22 @@ def _draw_curve(
     )
 
 
+def _draw_area(points: list[tuple[float, float]], colour: int, x_axis: _Axis, y_axis: _Axis) -> Markup | None:
+    if len(points) < 2:
+        return None
+    closed = [(points[0][0], 0.0), *_thin(points), (points[-1][0], 0.0)]
+    path = " ".join(f"{number(x_axis(x))},{number(y_axis(y))}" for x, y in closed)
+    return tag("polygon", points=path, class_=f"c{colour}", fill="currentColor", fill_opacity="0.15")
+
+
 def _polyline(points: list[tuple[float, float]], class_: str, x_axis: _Axis, y_axis: _Axis) -> Markup:
     path = " ".join(f"{number(x_axis(x))},{number(y_axis(y))}" for x, y in points)
     return tag("polyline", points=path, class_=class_)
+
+
+def _draw_band(low: float, high: float, y_axis: _Axis) -> Markup:
+    top, bottom = sorted((y_axis(low), y_axis(high)))
+    return tag("rect", x=LEFT, y=top, width=WIDTH - RIGHT - LEFT, height=bottom - top, class_="band")
 
 
 def _draw_level(value: float, colour: int | None, y_axis: _Axis) -> Markup:
@@ -229,14 +256,17 @@ def _running_mean(points: list[tuple[float, float]], span: int) -> list[tuple[fl
     return [(x, (sums[j] - sums[i]) / (j - i)) for (x, _), (i, j) in zip(points, ends, strict=True)]
 
 
-def _legend(colours: Mapping[str, int], levels: Mapping[str, float], levels_label: str) -> Markup | None:
+def _legend(
+    colours: Mapping[str, int], levels: Mapping[str, float], levels_label: str, bands: Sequence[str]
+) -> Markup | None:
     entries = [
         tag("li", tag("i", class_=f"swatch c{colour}"), name)
         for name, colour in colours.items()
-        if len(colours) > 1 or levels
+        if len(colours) > 1 or levels or bands
     ]
     own = [name for name in levels if name not in colours]
     entries += [tag("li", tag("i", class_="swatch dashed"), name) for name in own]
     if len(own) < len(levels) and levels_label:
         entries.append(tag("li", tag("i", class_="swatch dashed"), levels_label))
+    entries += [tag("li", tag("i", class_="swatch band"), name) for name in bands]
     return tag("ul", *entries, class_="legend") if entries else None

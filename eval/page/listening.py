@@ -137,7 +137,7 @@ def _clip(clip: Clip, media_type: str, files: Iterator[bytes | None]) -> Markup:
         "article",
         tag("h3", clip.title),
         tag("ul", *facts, class_="facts") if facts else None,
-        tag("div", *[_sound(s, peak, media_type, next(files)) for s in clip.sounds], class_="sounds"),
+        tag("div", *[sound_figure(s, peak, media_type, next(files)) for s in clip.sounds], class_="sounds"),
         class_="panel clip",
     )
 
@@ -150,7 +150,8 @@ def _shade(good: bool | None) -> str | None:
     return None if good is None else ("good" if good else "bad")
 
 
-def _sound(sound: Sound, peak: float, media_type: str, file: bytes | None) -> Markup:
+def sound_figure(sound: Sound, peak: float, media_type: str, file: bytes | None) -> Markup:
+    """A sound with its pictures and player; `peak` fills the height of its waveform, `file` is its encoding."""
     broken = sound.num_not_finite
     empty = sound.wav.shape[-1] == 0
     extent = f"{sound.duration:.1f} s · 0–{sound.sample_rate / 2000:g} kHz (mel) · peak {sound.peak:.2f}"

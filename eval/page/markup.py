@@ -15,7 +15,7 @@ Child = str | None
 """A `Markup` goes in as it is, any other text is escaped, None is left out."""
 
 
-def tag(name: str, *children: Child, **attributes: str | float | bool | None) -> Markup:
+def tag(name: str, /, *children: Child, **attributes: str | float | bool | None) -> Markup:
     """One element.  `class_` stands for class, `_` for `-`; True is a bare attribute, None is none."""
     written = []
     for key, value in attributes.items():

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from eval.card import Measurement
+from eval.card import Measurement, PublishedRow
 from eval.language_model import perplexity
 from eval.page.markup import Markup, join, number, tag
 
@@ -98,6 +98,37 @@ def _row(m: Measurement) -> Markup:
     )
 
 
+def published_table(measurements: Sequence[Measurement], rows: Sequence[PublishedRow]) -> Markup:
+    """Each published system's values beside ours, where both measured the same."""
+    names = list(dict.fromkeys(name for row in rows for name in row.values))
+    ours = {m.name: m for m in measurements}
+    heads = ("Measure", "Here", *[row.system for row in rows])
+    body = [
+        tag(
+            "tr",
+            tag("td", tag("b", name), class_="measure"),
+            tag(
+                "td",
+                number_text(ours[name].value, ours[name].unit) if name in ours else "–",
+                data_label="Here",
+            ),
+            *[
+                tag("td", number_text(row.values[name]) if name in row.values else "–", data_label=row.system)
+                for row in rows
+            ],
+        )
+        for name in names
+    ]
+    table = tag(
+        "table",
+        tag("thead", tag("tr", *[tag("th", head, scope="col") for head in heads])),
+        tag("tbody", *body),
+        class_="numbers",
+    )
+    sources = bullet_list([f"{row.system}: {row.source}" for row in rows], "muted")
+    return join(tag("div", table, class_="panel flush scroll"), sources)
+
+
 def _judgement(beats: bool | None) -> Markup:
     if beats is None:
         return tag("span", "–", class_="muted")
@@ -167,6 +198,14 @@ def usage_bars(counts: Tensor) -> Markup:
             behind=used[k] / cardinality,
         )
         for k in range(len(counts))
+    ]
+    return tag("ul", *rows, class_="bars")
+
+
+def share_bars(shares: Mapping[str, tuple[float, str]]) -> Markup:
+    """For each name, its share (of 1) as a bar and in %, with a detail below the name."""
+    rows = [
+        _bar(name, share, number_text(100 * share, "%"), detail) for name, (share, detail) in shares.items()
     ]
     return tag("ul", *rows, class_="bars")
 

@@ -10,7 +10,7 @@ import pytest
 
 import lightning_audio.atomic
 from eval.bootstrap import Interval
-from eval.card import Card, Durations, EmbedderInfo, Measurement
+from eval.card import Card, Durations, EmbedderInfo, Measurement, PublishedRow, SizeCurve
 from lightning_audio.atomic import write_text
 
 
@@ -27,7 +27,7 @@ def _card(**changes: object) -> Card:
         "measurements": [_measurement(2.0, 1.5, 2.5, higher=False, baseline=5.0)],
         "num_clips": 3,
         "durations": Durations.of([1.0, 2.5, 2.0]),
-        "embedders": [EmbedderInfo("log-mel", 16_000)],
+        "embedders": [EmbedderInfo("log-mel", 16_000, hearing="resampler julius, level as given")],
         "missing": {"clip-7": "not finite"},
         "seeds": {"generation": 3},
         "sampling": {"top_k": 250, "temperature": 1.0},
@@ -36,7 +36,13 @@ def _card(**changes: object) -> Card:
 
 
 def test_round_trip(tmp_path: Path) -> None:
-    card = _card(canaries=[_measurement(9.0, 8.0, 10.0, higher=False, baseline=1.0)])
+    card = _card(
+        canaries=[_measurement(9.0, 8.0, 10.0, higher=False, baseline=1.0)],
+        num_items=4,
+        faults={"clip-2": "silent"},
+        size_curves={"FAD∞": SizeCurve(((500, 3.0), (900, 2.5)), limit=1.9, slope=560.0, r_squared=0.98)},
+        published=[PublishedRow("their model", "their paper, Table 1", {"FAD": 3.1})],
+    )
     assert Card.load(card.save(tmp_path / "new" / "card.json")) == card
     assert card.versions["torch"]
     assert card.durations == Durations(total=5.5, shortest=1.0, longest=2.5)
@@ -77,7 +83,10 @@ def test_other_versions_and_other_files_are_refused(tmp_path: Path) -> None:
     path = _card().save(tmp_path / "card.json")
     data = json.loads(path.read_text())
     path.write_text(json.dumps({**data, "schema_version": 99}))
-    with pytest.raises(ValueError, match="card version 99, this program reads version 1"):
+    with pytest.raises(ValueError, match="card version 99, this program reads version 2"):
+        Card.load(path)
+    path.write_text(json.dumps({**data, "schema_version": 1}))
+    with pytest.raises(ValueError, match="card version 1, this"):
         Card.load(path)
     path.write_text(json.dumps({**data, "measurements": [{"name": "x"}]}))
     with pytest.raises(ValueError, match="not a whole card"):

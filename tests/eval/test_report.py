@@ -17,7 +17,7 @@ import torch
 
 import eval.page.listening
 from eval.bootstrap import Interval
-from eval.card import Card, Durations, EmbedderInfo, Measurement
+from eval.card import Card, Durations, EmbedderInfo, Measurement, PublishedRow, SizeCurve
 from eval.page.charts import tick_text, ticks
 from eval.page.markup import VOID_ELEMENTS, tag
 from eval.page.numbers import duration_text, number_text
@@ -287,3 +287,23 @@ def test_a_card_makes_a_page() -> None:
     page = _Page(render_report(card_report(card, notes=["a note"])))
     for expected in ("log-mel at 16000 Hz", "clip-3", "Canaries", "a note", "1 of 1 measures"):
         assert expected in page.text
+
+
+def test_a_card_shows_what_was_published_and_how_a_distance_depends_on_the_number_of_clips() -> None:
+    card = Card(
+        protocol="p",
+        model="m",
+        measurements=[Measurement("FAD", 4.5, False, "")],
+        num_clips=3,
+        num_items=4,
+        durations=Durations(3.0, 1.0, 1.0),
+        faults={"clip7": "silent"},
+        size_curves={"FAD": SizeCurve(((2, 8.0), (4, 6.0)), 4.0, 8.0, 0.987)},
+        published=[PublishedRow(NASTY, "a paper", {"FAD": 3.1, "KL": 1.4})],
+    )
+    report = card_report(card, charts=[Chart("mine", "x", "y", {})])
+    assert [chart.title for chart in report.charts] == ["FAD: how it depends on the number of clips", "mine"]
+    assert report.charts[0].curves["line"].values == [4.0, 8.0]
+    page = _Page(render_report(report))
+    for text in ("3 of 4", "clip7 was scored and is silent", "a paper", "3.10", "4.50", "98.7%", NASTY):
+        assert text in page.text

@@ -11,8 +11,8 @@ import torch
 
 from experiments.report import dataset_page, main
 from lightning_audio import audio
-from sharding.sources import find_clips
 from sharding.checking.statistics import AttributeStatistics, SplitStatistics
+from sharding.sources import find_clips
 from sharding.writing.write import write_shards
 
 
