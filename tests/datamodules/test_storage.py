@@ -92,7 +92,7 @@ def server(codes: Path) -> Iterator[Server]:
 
 
 def cache(folder: Path, **settings: Any) -> ShardCache:
-    return ShardCache(folder / "cache", **{"timeout": 0.3, "backoff": 0.01, **settings})
+    return ShardCache(folder / "cache", **{"timeout": 10.0, "backoff": 0.01, **settings})
 
 
 def take(path: str | Path, count: int, **settings: Any) -> list[AudioBatch]:
@@ -153,7 +153,7 @@ def test_what_goes_wrong_twice_is_tried_again(
     codes: Path, server: Server, fault: str, tmp_path: Path
 ) -> None:
     server.faults["train/000001.tar"] = (fault, 2)
-    assert same(take(server.url, 4, cache=cache(tmp_path)), take(codes, 4))
+    assert same(take(server.url, 4, cache=cache(tmp_path, timeout=1.0)), take(codes, 4))
     assert server.requests["train/000001.tar"] == 3
     assert not list((tmp_path / "cache").glob("*.part"))
 
@@ -170,7 +170,7 @@ def test_a_lost_shard_is_skipped_and_named(
     server.faults["train/000001.tar"] = (fault, 99)
     start = time.monotonic()
     settings: dict[str, Any] = {
-        "cache": cache(tmp_path),
+        "cache": cache(tmp_path, timeout=1.0),
         "log_folder": tmp_path,
         "num_workers": workers,
         "max_bad_ratio": 0.5,
@@ -312,7 +312,7 @@ def test_commands_that_fail_or_hang(tmp_path: Path) -> None:
     hanging = PipeTransport(f"echo $$ >> {pids}; sleep 60 | cat # {{name}}")
     start = time.monotonic()
     with pytest.raises(TimeoutError, match=r"a.tar: stalled: 0 bytes in .*\(2 tries\)"):
-        cache(tmp_path, tries=2).read(hanging, "a.tar", max_bytes=10)
+        cache(tmp_path, timeout=0.3, tries=2).read(hanging, "a.tar", max_bytes=10)
     assert time.monotonic() - start < 5
     time.sleep(0.2)
     for pid in pids.read_text().split():
@@ -328,7 +328,7 @@ def test_commands_that_fail_or_hang(tmp_path: Path) -> None:
 def test_a_trickle_is_given_up_too(tmp_path: Path) -> None:
     drops = PipeTransport("while true; do echo {name}; sleep 0.05; done")
     with pytest.raises(TimeoutError, match="stalled"):
-        cache(tmp_path, deadline=0.5, tries=1).read(drops, "a", max_bytes=1000)
+        cache(tmp_path, timeout=0.3, deadline=0.5, tries=1).read(drops, "a", max_bytes=1000)
 
 
 def test_a_missing_package_is_named(tmp_path: Path) -> None:

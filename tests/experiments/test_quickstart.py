@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -29,7 +30,10 @@ SMALL = [
 
 def kill_while_the_codec_trains(out: Path) -> None:
     """A first life of the quickstart, ended by SIGKILL as soon as there is a checkpoint."""
-    process = subprocess.Popen([sys.executable, "-m", "experiments.cli", "quickstart", "--out", out, *SMALL])
+    # A W&B service of its own, which dies with it: that of this process would hold its run for ever.
+    environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
+    command = [sys.executable, "-m", "experiments.cli", "quickstart", "--out", out, *SMALL]
+    process = subprocess.Popen(command, env=environment)
     deadline = time.monotonic() + 120
     while not (out / "codec" / "checkpoints" / "last.ckpt").exists():
         assert process.poll() is None, "it ended before its first checkpoint"
