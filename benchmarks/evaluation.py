@@ -163,7 +163,9 @@ def vggish(clips: int, repeats: int) -> tuple[list[dict[str, Any]], float]:
         # As its constructor would, without torch.hub.
         vars(package).update(model_name="vggish", sample_rate=16_000, channels=1, verbose=False)
         package.audio_load_worker, package.model = 8, HubVGGish(state).to(ours.device).eval()
-        package.score(str(folders[0]), str(folders[0]))  # resampy compiles when first called
+        # resampy compiles when first called. An error inside the package comes out as -1.
+        if package.score(str(folders[0]), str(folders[0])) < 0:
+            raise SystemExit("the package gives no value: is resampy there?")
         found: dict[str, float] = {}
 
         def theirs() -> None:

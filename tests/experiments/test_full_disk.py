@@ -86,7 +86,9 @@ def test_codes_on_a_full_disk(
     shards: Path, codec_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = str(tmp_path / "codes")
-    with room_for(500):  # without workers: the limit is also on the shared memory through which they hand clips over
+    with room_for(
+        500
+    ):  # without workers: the limit is also on the shared memory through which they hand clips over
         refused(capsys, ["encode", str(shards), out, "--codec", str(codec_run), "--workers", "0"])
     assert list(tmp_path.iterdir()) == []
 

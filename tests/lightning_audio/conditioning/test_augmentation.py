@@ -28,6 +28,15 @@ def test_merged_description_has_every_field_that_is_known() -> None:
     assert SONG["description"] == "A slow song."
 
 
+def test_fields_are_merged_in_every_order() -> None:
+    item = {"description": "a song", "genre": "rock", "bpm": 120, "moods": ["calm"]}
+    always = {"merge_p": 1.0, "drop_description_p": 0.0, "drop_field_p": 0.0}
+    rng = random.Random(0)
+    texts = {merge_text(item, **always, rng=rng)["description"] for _ in range(200)}
+    assert len(texts) == 6
+    assert all(all(word in text for word in ("genre: rock", "bpm: 120", "moods: calm")) for text in texts)
+
+
 def test_texts_that_are_not_merged_are_untouched() -> None:
     rng = random.Random(0)
     assert merge_text(SONG, merge_p=0, rng=rng) is SONG
