@@ -47,6 +47,7 @@ bench: install
 	$(BIN)/python benchmarks/codec.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/data.py
+	$(BIN)/python benchmarks/evaluation.py --clips 150
 
 check: install
 	$(BIN)/ruff format --check .
