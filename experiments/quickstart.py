@@ -16,9 +16,9 @@ from experiments.compose import compose_config, resolve
 from experiments.encode import encode_dataset
 from experiments.evaluate import evaluate
 from experiments.progress import progress_report
-from experiments.runs import RunLock
 from experiments.stages import StageLog
 from experiments.train import train
+from experiments.training.lock import RunLock
 from lightning_audio import TextToAudio, export, load
 from sharding.sources import find_clips
 from sharding.writing.write import write_shards

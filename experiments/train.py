@@ -14,11 +14,16 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from omegaconf import DictConfig
 
-from experiments.checkpointing import AtomicCheckpointIO, GlobalRandomness, RunRecord, newest_checkpoint
-from experiments.coherence import check_coherence, codec_hash
 from experiments.compose import compose_config, experiment_names, resolve
 from experiments.progress import progress_callback
-from experiments.runs import RunLock
+from experiments.training.checkpointing import (
+    AtomicCheckpointIO,
+    GlobalRandomness,
+    RunRecord,
+    newest_checkpoint,
+)
+from experiments.training.coherence import check_coherence, codec_hash
+from experiments.training.lock import RunLock
 from lightning_audio.atomic import write_text
 
 EXAMPLE = """\

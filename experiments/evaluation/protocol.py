@@ -21,8 +21,8 @@ from experiments.evaluation.ranks import Rank, on_all_ranks
 from experiments.evaluation.setup import JudgedClips, Setup, found_clips, made_clips
 from experiments.evaluation.writing import write_results
 from experiments.progress import track
-from experiments.runs import RunLock
 from experiments.stages import StageRecord
+from experiments.training.lock import RunLock
 
 Thing = TypeVar("Thing")
 

@@ -30,7 +30,7 @@ import lightning as L, torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from datamodules.mixture import MixtureDataModule
 from datamodules.tokens import TokenDataModule
-from experiments.checkpointing import AtomicCheckpointIO, newest_checkpoint
+from experiments.training.checkpointing import AtomicCheckpointIO, newest_checkpoint
 
 class Task(L.LightningModule):
     def __init__(self):

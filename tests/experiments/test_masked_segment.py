@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from experiments.coherence import check_coherence
 from experiments.compose import compose_config, resolve
+from experiments.training.coherence import check_coherence
 
 MAGNETS = ["magnet_small_10secs", "magnet_medium_30secs", "audio_magnet_small"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import lightning as L
 from torch import Tensor, nn
 
-from experiments.checkpointing import newest_checkpoint
+from experiments.training.checkpointing import newest_checkpoint
 from lightning_audio import load
 from lightning_audio.checkpoints.keymap import load_strict
 from lightning_audio.generation.base import AudioGenerator
